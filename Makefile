@@ -1,0 +1,81 @@
+# From Equation to Code. Every target sets itself up in .venv first; `make` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# The first suitable Python, or python3, whose version tools/install.py then refuses in a sentence.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; \
+	done || true)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+PORT ?= 8000
+
+# One thread: results do not depend on the number of cores, and two test workers do not contend.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+# Jupyter's new default, stated to silence its migration notice.
+export JUPYTER_PLATFORM_DIRS := 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+
+.PHONY: help
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+$(READY): requirements.lock pyproject.toml environment.yml tools/install.py
+	@if [ -z "$(PYTHON)" ] && ! command -v python3 >/dev/null; then \
+		echo "Python is missing: install Python 3.11, 3.12 or 3.13 and run make again." >&2; exit 1; fi
+	@$(or $(PYTHON),python3) tools/install.py $(VENV)
+	@touch $@
+
+.PHONY: install
+install: $(READY)  ## create .venv with the versions of requirements.lock
+
+.PHONY: book
+book: $(READY)  ## execute every notebook and build the HTML, warnings are errors
+	@$(BIN)/jupyter-book build . -W -n --keep-going
+	@echo "Open file://$(CURDIR)/_build/html/index.html  (or run: make serve)"
+
+.PHONY: serve
+serve: book  ## serve the built book on a local port (PORT=8000)
+	@echo "The book is at http://127.0.0.1:$(PORT)/  (Ctrl-C stops)"
+	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+.PHONY: lab
+lab: $(READY)  ## open JupyterLab on the notebooks
+	@$(BIN)/jupyter lab --notebook-dir=notebooks
+
+.PHONY: check
+check: $(READY)  ## quick: style, types, unit tests (no notebooks, no book)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not book" tests
+
+.PHONY: test
+test: $(READY)  ## everything: style, types, units with coverage, notebooks, the strict build, the pages
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -n 2 --dist loadfile \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 \
+		--cov=rnnlib --cov-report=term:skip-covered --cov-fail-under=95 \
+		tests notebooks
+
+.PHONY: outputs
+outputs: $(READY)  ## re-run the notebooks and keep the outputs of the checked cells only
+	@$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	@$(BIN)/nbstripout --keep-count --keep-id --extra-keys 'metadata.language_info metadata.jupytext' notebooks/*.ipynb
+
+.PHONY: agreement
+agreement: $(READY)  ## measure again how closely rnnlib agrees with its references (a table of the book)
+	@$(BIN)/python -m pytest -q -m "not book" --record-agreement book/agreement.json tests
+
+.PHONY: lock
+lock: $(READY)  ## write requirements.lock from what .venv holds
+	@$(BIN)/python tools/lock.py > requirements.lock.new && mv requirements.lock.new requirements.lock
+
+.PHONY: clean
+clean:  ## remove .venv and everything built
+	rm -rf $(VENV) _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
