@@ -1,0 +1,53 @@
+"""rnnlib: the mathematics of recurrent neural networks, one function per equation.
+
+Importing the package needs NumPy alone. The same functions run on torch tensors where torch is
+installed. ``rnnlib.nn`` (torch modules) and ``rnnlib.plotting`` (matplotlib) are imported by name
+where they are used.
+"""
+
+from __future__ import annotations
+
+from rnnlib import (
+    activations,
+    backend,
+    bidirectional,
+    bptt,
+    cell,
+    convert,
+    datasets,
+    deep,
+    equations,
+    exercises,
+    gradients,
+    gru,
+    initialisation,
+    losses,
+    lstm,
+    normalisation,
+    readout,
+    unroll,
+    vanilla,
+)
+
+__all__ = [
+    "activations",
+    "backend",
+    "bidirectional",
+    "bptt",
+    "cell",
+    "convert",
+    "datasets",
+    "deep",
+    "equations",
+    "exercises",
+    "gradients",
+    "gru",
+    "initialisation",
+    "losses",
+    "lstm",
+    "normalisation",
+    "readout",
+    "unroll",
+    "vanilla",
+]
+__version__ = "0.1.0"

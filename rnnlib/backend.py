@@ -1,0 +1,438 @@
+"""Floor 0: what differs between NumPy and torch, and the checks every public function makes.
+
+The equations are written once. Arithmetic (``+ * @ .T``) is the same on NumPy arrays and on
+torch tensors; the few primitives that are not live here, behind :func:`backend_of`. A public
+function declares the shapes of its arguments in its signature and is wrapped by
+:func:`checked`, which refuses bad input before any number is computed::
+
+    @checked
+    def output(h_t: Annotated[Array, "B H"], W_hy: Annotated[Array, "O H"], ...): ...
+
+Inner loops skip the checks through ``output.unchecked``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, ParamSpec, Protocol, TypeAlias, TypeVar, get_args, get_origin
+
+import numpy as np
+
+Array: TypeAlias = Any
+"""A ``numpy.ndarray`` or a ``torch.Tensor``; the two share no base class."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+# --- the primitives ---------------------------------------------------------------------------
+
+
+class NumPyBackend:
+    """The primitives on ``numpy.ndarray``; each keeps the dtype of its input."""
+
+    name = "numpy"
+
+    exp: Callable[..., Any] = staticmethod(np.exp)
+    log: Callable[..., Any] = staticmethod(np.log)
+    log1p: Callable[..., Any] = staticmethod(np.log1p)
+    sqrt: Callable[..., Any] = staticmethod(np.sqrt)
+    abs: Callable[..., Any] = staticmethod(np.abs)
+    tanh: Callable[..., Any] = staticmethod(np.tanh)
+    where: Callable[..., Any] = staticmethod(np.where)
+    einsum: Callable[..., Any] = staticmethod(np.einsum)
+    zeros_like: Callable[..., Any] = staticmethod(np.zeros_like)
+    ones_like: Callable[..., Any] = staticmethod(np.ones_like)
+
+    @staticmethod
+    def sigmoid(a: Array) -> Array:
+        """The logistic function 1 / (1 + exp(-a)), with no overflow at either end."""
+        e = np.exp(-np.abs(a))  # in (0, 1]: the only exponential that cannot overflow
+        return np.where(a >= 0, 1 / (1 + e), e / (1 + e))
+
+    @staticmethod
+    def relu(a: Array) -> Array:
+        """max(a, 0). A NaN stays a NaN."""
+        return np.maximum(a, a.dtype.type(0))
+
+    @staticmethod
+    def stack(arrays: Sequence[Array], axis: int = 0) -> Array:
+        return np.stack(arrays, axis=axis)
+
+    @staticmethod
+    def concat(arrays: Sequence[Array], axis: int = 0) -> Array:
+        return np.concatenate(arrays, axis=axis)
+
+    @staticmethod
+    def amax(a: Array, axis: int) -> Array:
+        """The largest entry along an axis. A NaN wins."""
+        return np.max(a, axis)
+
+    @staticmethod
+    def zeros(shape: tuple[int, ...], like: Array) -> Array:
+        """Zeros with the dtype (and, on torch, the device) of ``like``."""
+        return np.zeros(shape, dtype=like.dtype)
+
+    @staticmethod
+    def arange(n: int, like: Array) -> Array:
+        """The whole numbers 0 to n - 1, on the device of ``like``."""
+        return np.arange(n)
+
+    @staticmethod
+    def eye(n: int, like: Array) -> Array:
+        return np.eye(n, dtype=like.dtype)
+
+    @staticmethod
+    def asarray(values: Any, like: Array) -> Array:
+        """``values`` with the dtype (and, on torch, the device) of ``like``."""
+        return np.asarray(values, dtype=like.dtype)
+
+    @staticmethod
+    def lstsq(A: Array, b: Array) -> Array:
+        """The least-squares solution of ``A x = b``."""
+        return np.linalg.lstsq(A, b, rcond=None)[0]
+
+    @staticmethod
+    def svdvals(A: Array) -> Array:
+        """The singular values of a matrix, largest first."""
+        return np.linalg.svd(A, compute_uv=False)
+
+    @staticmethod
+    def eigvals(A: Array) -> Array:
+        return np.linalg.eigvals(A)
+
+    @staticmethod
+    def qr(A: Array) -> tuple[Array, Array]:
+        Q, R_ = np.linalg.qr(A)
+        return Q, R_
+
+    @staticmethod
+    def is_floating(x: Array) -> bool:
+        return bool(np.issubdtype(x.dtype, np.floating))
+
+    @staticmethod
+    def is_integer(x: Array) -> bool:
+        return bool(np.issubdtype(x.dtype, np.integer))
+
+    @staticmethod
+    def extremes(x: Array) -> tuple[Any, Any] | None:
+        """The smallest and the largest entry as Python numbers, or None where there are none yet."""
+        return x.min().item(), x.max().item()
+
+    @staticmethod
+    def first_nan(x: Array) -> tuple[int, ...] | None:
+        """The index of the first NaN, or None."""
+        nan = np.isnan(x)
+        return tuple(int(i) for i in np.argwhere(nan)[0]) if nan.any() else None
+
+    @staticmethod
+    def device(x: Array) -> str:
+        return "cpu"
+
+
+class TorchBackend:
+    """The primitives on ``torch.Tensor``; each keeps dtype and device and is differentiable."""
+
+    name = "torch"
+
+    def __init__(self) -> None:
+        import torch
+
+        self._torch = torch
+        self.exp: Callable[..., Any] = torch.exp
+        self.log: Callable[..., Any] = torch.log
+        self.log1p: Callable[..., Any] = torch.log1p
+        self.sqrt: Callable[..., Any] = torch.sqrt
+        self.abs: Callable[..., Any] = torch.abs
+        self.tanh: Callable[..., Any] = torch.tanh
+        self.where: Callable[..., Any] = torch.where
+        self.einsum: Callable[..., Any] = torch.einsum
+        self.zeros_like: Callable[..., Any] = torch.zeros_like
+        self.ones_like: Callable[..., Any] = torch.ones_like
+        self.sigmoid: Callable[..., Any] = torch.sigmoid
+        self.relu: Callable[..., Any] = torch.relu
+        self.svdvals: Callable[..., Any] = torch.linalg.svdvals
+        self.eigvals: Callable[..., Any] = torch.linalg.eigvals
+
+    def stack(self, arrays: Sequence[Array], axis: int = 0) -> Array:
+        return self._torch.stack(tuple(arrays), dim=axis)
+
+    def concat(self, arrays: Sequence[Array], axis: int = 0) -> Array:
+        return self._torch.cat(tuple(arrays), dim=axis)
+
+    def amax(self, a: Array, axis: int) -> Array:
+        return self._torch.amax(a, axis)
+
+    def zeros(self, shape: tuple[int, ...], like: Array) -> Array:
+        return self._torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+    def arange(self, n: int, like: Array) -> Array:
+        return self._torch.arange(n, device=like.device)
+
+    def eye(self, n: int, like: Array) -> Array:
+        return self._torch.eye(n, dtype=like.dtype, device=like.device)
+
+    def asarray(self, values: Any, like: Array) -> Array:
+        return self._torch.as_tensor(values, dtype=like.dtype, device=like.device)
+
+    def lstsq(self, A: Array, b: Array) -> Array:
+        return self._torch.linalg.lstsq(A, b).solution
+
+    def qr(self, A: Array) -> tuple[Array, Array]:
+        Q, R_ = self._torch.linalg.qr(A)
+        return Q, R_
+
+    def is_floating(self, x: Array) -> bool:
+        return bool(x.dtype.is_floating_point)
+
+    def is_integer(self, x: Array) -> bool:
+        return not (x.dtype.is_floating_point or x.dtype.is_complex or x.dtype == self._torch.bool)
+
+    def _holds_numbers(self, x: Array) -> bool:
+        # Meta and fake tensors hold none, and a graph being compiled has none yet.
+        return not (x.is_meta or hasattr(x, "fake_mode") or self._torch.compiler.is_compiling())
+
+    def extremes(self, x: Array) -> tuple[Any, Any] | None:
+        return (x.min().item(), x.max().item()) if self._holds_numbers(x) else None
+
+    def first_nan(self, x: Array) -> tuple[int, ...] | None:
+        if not self._holds_numbers(x):
+            return None
+        nan = self._torch.isnan(x.detach())
+        return tuple(int(i) for i in nan.nonzero()[0]) if bool(nan.any()) else None
+
+    def device(self, x: Array) -> str:
+        return str(x.device)
+
+
+_numpy_backend = NumPyBackend()
+
+
+@functools.cache
+def _torch_backend() -> TorchBackend:
+    return TorchBackend()
+
+
+def is_torch(x: object) -> bool:
+    """Whether ``x`` is a torch tensor, found out without importing torch."""
+    torch = sys.modules.get("torch")  # nobody holds a tensor before torch is imported
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def is_array(x: object) -> bool:
+    """Whether ``x`` is a NumPy array or a torch tensor."""
+    return isinstance(x, np.ndarray) or is_torch(x)
+
+
+def backend_of(x: Array) -> NumPyBackend | TorchBackend:
+    """The primitives for the kind of array that ``x`` is.
+
+    Args:
+        x: a NumPy array or a torch tensor.
+
+    Raises:
+        TypeError: ``x`` is neither.
+    """
+    if isinstance(x, np.ndarray):
+        return _numpy_backend
+    if is_torch(x):
+        return _torch_backend()
+    raise TypeError(f"expected a numpy.ndarray or a torch.Tensor, got {type(x).__name__}")
+
+
+# --- the checks -------------------------------------------------------------------------------
+
+
+def shape_of(annotation: Any) -> str | None:
+    """The shape declared by ``Annotated[Array, "B H"]`` (also inside ``... | None``), or None."""
+    if get_origin(annotation) is Annotated:
+        return next((m for m in get_args(annotation)[1:] if isinstance(m, str)), None)
+    for part in get_args(annotation):
+        if (spec := shape_of(part)) is not None:
+            return spec
+    return None
+
+
+@functools.cache
+def _resolve(owner: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a function or record, evaluated in its own module."""
+    return inspect.get_annotations(owner, eval_str=True)
+
+
+@functools.cache
+def _terms(dim: str) -> tuple[tuple[int, str], ...] | None:
+    """``"2H+I"`` as ((2, "H"), (1, "I")); a fixed size ``"3"`` as ((3, ""),); None for a name."""
+    if re.fullmatch(r"[A-Z]\w*", dim):
+        return None
+    terms = []
+    for term in dim.split("+"):
+        match = re.fullmatch(r"(\d*)([A-Z]\w*)?", term)
+        if match is None or not term:
+            raise ValueError(f"cannot read the dimension {dim!r}: write H, 4H, H+I or 3")
+        terms.append((int(match[1] or 1), match[2] or ""))
+    return tuple(terms)
+
+
+# An argument to check: its name, the array, its declared shape.
+Entry: TypeAlias = tuple[str, Array, str]
+
+
+def check_arrays(where: str, entries: Sequence[Entry], allow_nan: bool = False) -> dict[str, int]:
+    """Hold arrays to their declared shapes, to one kind, one dtype and one device.
+
+    Args:
+        where: what the caller is called in the message.
+        entries: (name, array, declared shape such as ``"B H"``, ``"4H I"`` or ``""``).
+        allow_nan: skip the search for NaN.
+
+    Returns:
+        The size of every dimension named in the declarations.
+
+    Raises:
+        TypeError: not an array, two kinds of arrays, not real floating point, two dtypes.
+        ValueError: a shape that does not fit, an empty dimension, two devices, a NaN.
+    """
+    sizes: dict[str, tuple[int, str]] = {}
+    if not entries:
+        return {}
+
+    for name, x, _ in entries:
+        if not is_array(x):
+            raise TypeError(
+                f"{where}: {name} is a {type(x).__name__}, expected a numpy.ndarray or a torch.Tensor"
+            )
+    first_name, first, _ = entries[0]
+    xp = backend_of(first)
+    for name, x, _ in entries:
+        if backend_of(x) is not xp:
+            raise TypeError(
+                f"{where}: {first_name} is a {type(first).__name__} but {name} is a "
+                f"{type(x).__name__}, expected all arrays of one kind"
+            )
+        if not xp.is_floating(x):
+            raise TypeError(f"{where}: {name} has dtype {x.dtype}, expected a real floating-point dtype")
+        if x.dtype != first.dtype:
+            raise TypeError(
+                f"{where}: {first_name} has dtype {first.dtype} but {name} has {x.dtype}, "
+                "expected one dtype throughout"
+            )
+        if xp.device(x) != xp.device(first):
+            raise ValueError(
+                f"{where}: {first_name} is on {xp.device(first)} but {name} is on {xp.device(x)}, "
+                "expected one device throughout"
+            )
+
+    for name, x, spec in entries:
+        dims = spec.split()
+        if x.ndim != len(dims):
+            raise ValueError(
+                f"{where}: {name} has shape {tuple(x.shape)}, expected {len(dims)} dimensions "
+                f"({', '.join(dims)})"
+            )
+        for dim, size in zip(dims, x.shape, strict=True):
+            if _terms(dim) is None and dim not in sizes:
+                sizes[dim] = (int(size), name)
+
+    def wanted(dim: str) -> int:
+        terms = _terms(dim)
+        if terms is None:
+            return sizes[dim][0]
+        return sum(count * (sizes[name][0] if name else 1) for count, name in terms)
+
+    for name, x, spec in entries:
+        dims = spec.split()
+        expected = tuple(wanted(d) for d in dims)
+        if tuple(x.shape) != expected:
+            known = sorted({d for dim in dims for d in re.findall(r"[A-Z]\w*", dim)})
+            why = ", ".join(f"{d} = {sizes[d][0]} set by {sizes[d][1]}" for d in known)
+            raise ValueError(
+                f"{where}: {name} has shape {tuple(x.shape)}, expected ({', '.join(dims)}) = "
+                f"{expected} with {why}"
+            )
+        if 0 in expected:
+            empty = dims[expected.index(0)]
+            raise ValueError(f"{where}: {name} has shape {expected}: {empty} is 0, expected at least 1")
+        if not allow_nan and (index := xp.first_nan(x)) is not None:
+            raise ValueError(f"{where}: {name} holds NaN, first at index {index}")
+    return {dim: size for dim, (size, _) in sizes.items()}
+
+
+def _entries(name: str, value: Any, annotation: Any) -> Iterator[Entry]:
+    """The arrays to check in one argument: itself, or the fields of a record."""
+    spec = shape_of(annotation)
+    if spec is not None:
+        if value is not None:
+            yield name, value, spec
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field, field_annotation in _resolve(type(value)).items():
+            yield from _entries(f"{name}.{field}", getattr(value, field), field_annotation)
+
+
+class Checked(Protocol[P, R_co]):
+    """A function that checks its arguments; ``unchecked`` is the same one without the checks."""
+
+    unchecked: Callable[..., Any]
+    __name__: str
+    __qualname__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
+def checked(function: Callable[P, R]) -> Checked[P, R]:
+    """Make a function refuse arguments that do not fit the shapes in its signature.
+
+    Every parameter annotated ``Annotated[Array, "B H"]``, and every array field of a record,
+    is held to its shape; all of them to one kind of array, one dtype, one device; none may hold
+    NaN or have an empty dimension. The undecorated function stays reachable as ``.unchecked``.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        annotations = _resolve(function)
+        bound = signature.bind(*args, **kwargs)
+        check_arrays(
+            function.__name__,
+            [
+                entry
+                for name, value in bound.arguments.items()
+                for entry in _entries(name, value, annotations.get(name))
+            ],
+        )
+        return function(*args, **kwargs)
+
+    wrapper.unchecked = function  # type: ignore[attr-defined]
+    return wrapper  # type: ignore[return-value]
+
+
+def check_record(record: Any) -> dict[str, int]:
+    """Hold the arrays of a record (a dataclass with shapes declared on its fields) together.
+
+    Called from ``__post_init__``, so that a record that exists is a record that fits.
+    """
+    name = type(record).__name__
+    return check_arrays(
+        name,
+        [
+            entry
+            for field, annotation in _resolve(type(record)).items()  # type: ignore[arg-type]
+            for entry in _entries(field, getattr(record, field), annotation)
+        ],
+    )
+
+
+def check_choice(where: str, name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Refuse a value that is none of the choices.
+
+    Raises:
+        ValueError: naming the argument, what came and what was expected.
+    """
+    if value not in choices:
+        expected = ", ".join(repr(c) for c in choices)
+        raise ValueError(f"{where}: {name} is {value!r}, expected one of {expected}")

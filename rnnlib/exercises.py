@@ -1,0 +1,102 @@
+"""Exercises that grade themselves: hold your own function to an equation of the book.
+
+    from rnnlib.exercises import check
+    check("eq-vanilla-hidden", my_hidden_state)
+
+The answer is called on random inputs and compared with the function that implements the equation.
+What is wrong is described; the right numbers are not shown.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rnnlib import equations
+
+CASES = 20
+TOLERANCE = 1e-8
+
+
+def check(label: str, answer: Callable[..., Any], seed: int = 0) -> bool:
+    """Hold an answer to the equation of a label, on random inputs, and say what came out.
+
+    Args:
+        label: the equation's label, for example ``"eq-vanilla-hidden"``.
+        answer: your function. It gets the arrays of the reference function, by position and in
+            the same order, and returns what the reference returns.
+        seed: draws the inputs.
+
+    Returns:
+        Whether every case agreed.
+
+    Raises:
+        KeyError: no equation has this label.
+    """
+    problem = find_problem(label, answer, seed)
+    print(f"{label}: {'right' if problem is None else 'not yet'}. ", end="")
+    print(f"All {CASES} random cases agree." if problem is None else problem)
+    return problem is None
+
+
+def find_problem(label: str, answer: Callable[..., Any], seed: int = 0) -> str | None:
+    """What is wrong with an answer, in a sentence, or None (see :func:`check`)."""
+    reference = equations.equation(label)
+    rng = np.random.default_rng(seed)
+    order = [name for name in inspect.signature(reference.function).parameters if name in reference.shapes]
+    for _ in range(CASES):
+        arguments = equations.example(label, rng)
+        expected = reference.function(**arguments)
+        given = {name: value.copy() for name, value in arguments.items()}
+        described = ", ".join(f"{name} {arguments[name].shape}" for name in order)
+        try:
+            result = answer(*(given[name] for name in order))
+        except NotImplementedError:
+            return "The function is still to be written."
+        except Exception as error:  # any error of the answer is a finding, not ours to raise
+            return f"With {described} it raised {type(error).__name__}: {error}"
+        for name in order:
+            if not np.array_equal(given[name], arguments[name]):
+                return f"It changed its argument {name} in place; work on a copy."
+        problem = _compare(result, expected, reference.result_shapes)
+        if problem is not None:
+            return f"With {described}: {problem}"
+    return None
+
+
+def _compare(result: Any, expected: Any, shapes: tuple[str | None, ...]) -> str | None:
+    if isinstance(expected, tuple):
+        if not isinstance(result, tuple | list) or len(result) != len(expected):
+            came = (
+                f"{len(result)} results" if isinstance(result, tuple | list) else f"a {type(result).__name__}"
+            )
+            return f"it returned {came}, expected {len(expected)} results."
+        for i, (r, e, shape) in enumerate(zip(result, expected, shapes, strict=True)):
+            problem = _compare(r, e, (shape,))
+            if problem is not None:
+                return f"result {i + 1} of {len(expected)}: {problem}"
+        return None
+    if result is None:
+        return "it returned None; is the return statement missing?"
+    try:
+        array = np.asarray(result, dtype=np.float64)
+    except (TypeError, ValueError):
+        return f"it returned a {type(result).__name__}, expected numbers."
+    target = np.asarray(expected, dtype=np.float64)
+    if array.shape != target.shape:
+        declared = f"({', '.join((shapes[0] or '').split())}) = " if shapes[0] else ""
+        return f"it has shape {array.shape}, expected {declared}{target.shape}."
+    if np.isnan(array).any():
+        return "it holds NaN."
+    wrong = ~np.isclose(array, target, rtol=TOLERANCE, atol=TOLERANCE)
+    if wrong.any():
+        first = tuple(int(i) for i in np.argwhere(wrong)[0])
+        worst = float(np.abs(array - target).max())
+        return (
+            f"the shape {array.shape} is right, but {int(wrong.sum())} of {wrong.size} numbers differ, "
+            f"first at index {first}, by up to {worst:.2g}."
+        )
+    return None

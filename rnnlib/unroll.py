@@ -1,0 +1,198 @@
+"""Floor 2, chapters 1 and 3: any cell along time, with the same parameters at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from rnnlib.backend import Array, backend_of, check_arrays, checked
+from rnnlib.cell import Cell, State
+from rnnlib.equations import implements
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a cell did along a sequence.
+
+    Attributes:
+        hs: the hidden state after every step, (T, B, H); zero at the steps beyond a sequence's length.
+        initial: the state before the first step, a tuple of (B, H).
+        final: the state after each sequence's last step, a tuple of (B, H).
+        caches: one per step, as the cell's ``step`` returned it.
+        mask: which steps belong to a sequence, (T, B), or None where all do.
+        states: the state after every step, T tuples of (B, H); behind a sequence's end it stays.
+        xs: the inputs, (T, B, I); zero at the steps beyond a sequence's length.
+    """
+
+    hs: Annotated[Array, "T B H"]
+    initial: State
+    final: State
+    caches: tuple[Any, ...]
+    mask: Annotated[Array, "T B"] | None
+    states: tuple[State, ...]
+    xs: Annotated[Array, "T B I"]
+
+    def along_time(self, name: str) -> Array:
+        """A quantity that the cell computed at every step, stacked: ``along_time("a_t")`` is (T, B, H).
+
+        Raises:
+            ValueError: the cell computes no such quantity.
+        """
+        known = self.caches[0]._fields
+        if name not in known:
+            raise ValueError(f"along_time: name is {name!r}, expected one of {', '.join(known)}")
+        return backend_of(self.hs).stack([getattr(cache, name) for cache in self.caches])
+
+    def window(self, start: int, stop: int) -> Trajectory:
+        """The steps start + 1, …, stop as a trajectory of their own; nothing is computed again.
+
+        Raises:
+            ValueError: not 0 ≤ start < stop ≤ T.
+        """
+        T = len(self.caches)
+        if not 0 <= start < stop <= T:
+            raise ValueError(f"window: start, stop is {start}, {stop}, expected 0 ≤ start < stop ≤ T = {T}")
+        return Trajectory(
+            self.hs[start:stop],
+            self.states[start - 1] if start else self.initial,
+            self.states[stop - 1],
+            self.caches[start:stop],
+            None if self.mask is None else self.mask[start:stop],
+            self.states[start:stop],
+            self.xs[start:stop],
+        )
+
+
+def as_state(where: str, cell: Cell, state: State | Array, names: Sequence[str], like: Array) -> State:
+    """A state given as a tuple, or as the array itself where there is one only, held to its shapes.
+
+    Args:
+        where: what the state is called in messages.
+        cell: the cell it belongs to.
+        state: a tuple with one (B, H) array for each of ``cell.state_names``, or the one array.
+        names: what the arrays are called in messages.
+        like: an array with B rows, of the kind and dtype that the state must have.
+
+    Raises:
+        ValueError: the wrong number of arrays or a wrong shape.
+        TypeError: another kind of array or dtype than ``like``.
+    """
+    arrays = state if isinstance(state, tuple) else (state,)
+    if len(arrays) != len(names):
+        raise ValueError(f"{where} has {len(arrays)} arrays, expected {len(names)}: ({', '.join(names)})")
+    sizes = check_arrays(
+        where, [("xs", like, "B F")] + [(name, x, "B H") for name, x in zip(names, arrays, strict=True)]
+    )
+    if sizes["H"] != cell.hidden_size:
+        raise ValueError(
+            f"{where}: {names[0]} has shape {tuple(arrays[0].shape)}, expected (B, H) = "
+            f"{(sizes['B'], cell.hidden_size)} with H = {cell.hidden_size} set by the cell"
+        )
+    return arrays
+
+
+def initial_state(cell: Cell, xs: Array, initial: State | Array | None = None) -> State:
+    """The state before the first step as a tuple: the one given, or zeros.
+
+    Args:
+        cell: the cell.
+        xs: inputs, (T, B, I).
+        initial: a tuple with one (B, H) array for each of ``cell.state_names``, the array itself
+            where there is one name only, or None for zeros.
+
+    Raises:
+        ValueError: the wrong number of arrays or a wrong shape.
+        TypeError: another kind of array or dtype than ``xs``.
+    """
+    if initial is None:
+        shape = (xs.shape[1], cell.hidden_size)
+        return tuple(backend_of(xs).zeros(shape, like=xs) for _ in cell.state_names)
+    return as_state("initial state", cell, initial, [f"{name}_0" for name in cell.state_names], xs[0])
+
+
+def whole_lengths(lengths: Any, T: int, B: int) -> list[int]:
+    """The lengths of the sequences of a batch as Python numbers.
+
+    Args:
+        lengths: B whole numbers from 0 to T: a list, an array or a tensor.
+        T: the number of steps.
+        B: the number of sequences.
+
+    Raises:
+        ValueError: not B whole numbers, or one below 0 or above T.
+    """
+    values = [n.item() if hasattr(n, "item") else n for n in lengths]
+    if len(values) != B:
+        raise ValueError(f"lengths has {len(values)} entries, expected B = {B} set by xs")
+    for b, n in enumerate(values):
+        if not isinstance(n, int) or isinstance(n, bool) or not 0 <= n <= T:
+            raise ValueError(f"lengths[{b}] is {n!r}, expected a whole number from 0 to T = {T}")
+    return values
+
+
+def mask_from_lengths(lengths: Any, xs: Array) -> Array:
+    """Ones at the steps that belong to a sequence, zeros behind its end, in the dtype of ``xs``.
+
+    Args:
+        lengths: the number of steps of each sequence, B whole numbers from 0 to T.
+        xs: inputs, (T, B, I).
+
+    Returns:
+        The mask, (T, B).
+
+    Raises:
+        ValueError: not B whole numbers, or one below 0 or above T.
+    """
+    T, B = int(xs.shape[0]), int(xs.shape[1])
+    values = whole_lengths(lengths, T, B)
+    return backend_of(xs).asarray([[float(t < n) for n in values] for t in range(T)], like=xs)
+
+
+@implements("eq-vanilla-unroll")
+@checked
+def unroll(
+    cell: Cell,
+    xs: Annotated[Array, "T B I"],
+    initial: State | Array | None = None,
+    lengths: Any = None,
+) -> Trajectory:
+    """Run a cell along a sequence, the same parameters at every step (:eq:`eq-vanilla-unroll`).
+
+    Args:
+        cell: the cell, for example a :class:`rnnlib.vanilla.VanillaCell`.
+        xs: inputs, (T, B, I), T and B at least 1.
+        initial: the state before the first step, (B, H) or a tuple of them; zeros if None.
+        lengths: the number of steps of each sequence, B whole numbers from 0 to T, where the
+            sequences of a batch differ; the steps behind change nothing.
+
+    Returns:
+        The :class:`Trajectory`; its ``hs`` is (T, B, H).
+
+    Raises:
+        TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`, :func:`initial_state` and
+            :func:`mask_from_lengths`.
+    """
+    if xs.shape[2] != cell.input_size:
+        raise ValueError(
+            f"unroll: xs has shape {tuple(xs.shape)}, expected (T, B, I) with I = {cell.input_size} "
+            "set by the cell"
+        )
+    xp = backend_of(xs)
+    start = state = initial_state(cell, xs, initial)
+    mask = None if lengths is None else mask_from_lengths(lengths, xs)  # (T, B)
+    if mask is not None:  # zeros for the padding: not even an infinity there may touch a gradient
+        xs = xp.where(mask[:, :, None] > 0, xs, xp.zeros_like(xs))
+    hs, states, caches = [], [], []
+    for t in range(xs.shape[0]):
+        new, cache = cell.step(xs[t], state)
+        if mask is None:
+            state = new
+            hs.append(state[0])  # (B, H)
+        else:
+            here = mask[t][:, None] > 0  # (B, 1)
+            state = tuple(xp.where(here, n, s) for n, s in zip(new, state, strict=True))
+            hs.append(xp.where(here, state[0], xp.zeros_like(state[0])))  # (B, H)
+        states.append(state)
+        caches.append(cache)
+    return Trajectory(xp.stack(hs), start, state, tuple(caches), mask, tuple(states), xs)
