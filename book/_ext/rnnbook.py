@@ -1,0 +1,225 @@
+"""The book's own Sphinx extension: it ties pages and package together.
+
+- Notebooks are cached under a folder named by the lock file's and the package's contents, so an
+  upgraded dependency or a changed function is never passed off unexecuted.
+- Under every labelled equation stands the function that computes it, one click away.
+- ``{equation-index}`` lists the registry: equation, function, source, tests.
+- ``{agreement-table}`` shows how closely each function agrees with its references.
+- The API pages show the declared shapes as the signature.
+- No page asks another host for a script or a style.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
+
+import sources
+
+from rnnlib import backend, equations
+
+
+# --- the notebooks' cache ---------------------------------------------------------------------
+
+
+def cache_key() -> str:
+    """A hash of everything a notebook's outputs depend on, apart from the notebook."""
+    digest = hashlib.sha256(sys.version.encode())
+    package = sorted(p for p in (ROOT / "rnnlib").rglob("*") if p.suffix in {".py", ".csv"})
+    for path in [ROOT / "requirements.lock", *package]:
+        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def set_cache(app: Sphinx, config: Any) -> None:
+    """Key the cache. The setting is part of Sphinx's environment: a new key re-reads every page."""
+    config.nb_execution_cache_path = str(ROOT / "_build" / "cache" / cache_key())
+
+
+# --- the function under each equation ---------------------------------------------------------
+
+
+def function_reference(equation: equations.Equation, docname: str) -> nodes.Element:
+    """A link to the function's entry in the API pages."""
+    target = equation.qualified_name
+    xref = addnodes.pending_xref(
+        "", refdomain="py", reftype="func", reftarget=target, refdoc=docname, refexplicit=False
+    )
+    xref += nodes.literal("", target.removeprefix("rnnlib."))
+    return xref
+
+
+def link_equations(app: Sphinx, doctree: nodes.document) -> None:
+    """Under a labelled equation, name the function that computes it."""
+    registry = equations.index()
+    for block in list(doctree.findall(nodes.math_block)):
+        label = block.get("label")
+        if label in registry and "rnnbook-index" not in block.get("classes", []):
+            line = nodes.paragraph("", "", classes=["equation-code"])
+            line += nodes.Text("in code: ")
+            line += function_reference(registry[label], app.env.docname)
+            parent = block.parent
+            parent.insert(parent.index(block) + 1, line)
+
+
+# --- the equation index -----------------------------------------------------------------------
+
+
+class EquationIndex(SphinxDirective):
+    """Every equation of the registry: its formula, its function, its source, its tests."""
+
+    def run(self) -> list[nodes.Node]:
+        found, tests = sources.labelled_equations(ROOT), sources.tests_by_label(ROOT)
+        registry = equations.index()
+        out: list[nodes.Node] = []
+        by_page: dict[str, list[str]] = {}
+        order = list(found)
+        for label in sorted(registry, key=lambda name: order.index(name) if name in found else -1):
+            page = found[label].docname if label in found else "no page"
+            by_page.setdefault(page, []).append(label)
+        for page, labels in by_page.items():
+            section = nodes.section(ids=[nodes.make_id(f"index-{page}")])
+            title = nodes.title()
+            title += nodes.Text(found[labels[0]].title if labels[0] in found else page)
+            section += title
+            for label in labels:
+                section += self.entry(registry[label], found.get(label), tests.get(label, []))
+            out.append(section)
+        return out
+
+    def entry(self, equation: equations.Equation, source: Any, tests: list[str]) -> nodes.Node:
+        box = nodes.container(classes=["equation-entry"])
+        head = nodes.paragraph(classes=["equation-entry-head"])
+        xref = addnodes.pending_xref(
+            "",
+            refdomain="math",
+            reftype="numref",
+            reftarget=equation.label,
+            refdoc=self.env.docname,
+            refexplicit=False,
+            refwarn=True,
+        )
+        xref += nodes.literal("", equation.label)
+        head += [xref, nodes.Text(" "), nodes.literal("", equation.label)]
+        box += head
+        if source is not None:
+            box += nodes.math_block(
+                source.latex,
+                source.latex,
+                classes=["rnnbook-index"],
+                nowrap=False,
+                number=None,
+                label=None,
+                docname=self.env.docname,
+            )
+        line = nodes.paragraph(classes=["equation-entry-code"])
+        line += [nodes.Text("function "), function_reference(equation, self.env.docname), nodes.Text(" · ")]
+        up = "../" * self.env.docname.count("/")
+        module = equation.function.__module__.replace(".", "/")
+        anchor = equation.function.__qualname__
+        href = f"{up}_modules/{module}.html#{anchor}"
+        line += nodes.reference("", "source", refuri=href, internal=True)
+        line += nodes.Text(" · tests ")
+        for i, test in enumerate(tests):
+            line += [nodes.Text(", " if i else ""), nodes.literal("", test)]
+        box += line
+        return box
+
+
+# --- the table of agreement -------------------------------------------------------------------
+
+
+class AgreementTable(Directive):
+    """The worst relative error found between each function and each reference, as recorded."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = json.loads((ROOT / "book" / "agreement.json").read_text(encoding="utf-8"))
+        table = nodes.table(classes=["agreement"])
+        group = nodes.tgroup(cols=4)
+        table += group
+        for width in (40, 30, 15, 15):
+            group += nodes.colspec(colwidth=width)
+        head, body = nodes.thead(), nodes.tbody()
+        group += [head, body]
+        head += self.row(["function", "reference", "precision", "worst error"])
+        for r in rows:
+            body += self.row([r["function"], r["reference"], r["dtype"], f"{r['worst_error']:.0e}"])
+        return [table]
+
+    @staticmethod
+    def row(cells: list[str]) -> nodes.row:
+        row = nodes.row()
+        for i, cell in enumerate(cells):
+            text = nodes.literal("", cell) if i == 0 else nodes.Text(cell)
+            row += nodes.entry("", nodes.paragraph("", "", text))
+        return row
+
+
+# --- the API pages ----------------------------------------------------------------------------
+
+
+def show_shapes(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
+) -> Any:
+    """Replace annotations in signatures by the declared shapes: ``h_t: (B, H)``."""
+    if what not in {"function", "method", "class"} or not callable(obj):
+        return None
+    try:
+        parameters = list(inspect.signature(obj).parameters.values())
+    except (TypeError, ValueError):  # a class without a Python signature
+        return None
+    annotations = inspect.get_annotations(inspect.unwrap(obj), eval_str=True)
+    parts = []
+    for p in parameters:
+        if p.name == "self":
+            continue
+        spec = backend.shape_of(annotations.get(p.name))
+        text = p.name if spec is None else f"{p.name}: ({', '.join(spec.split())})"
+        if p.kind is p.VAR_POSITIONAL:
+            text = "*" + text
+        elif p.kind is p.VAR_KEYWORD:
+            text = "**" + text
+        elif p.default is not p.empty:
+            text += f"={p.default!r}"
+        parts.append(text)
+    return f"({', '.join(parts)})", ""
+
+
+# --- offline ----------------------------------------------------------------------------------
+
+
+def keep_offline(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Drop the scripts and styles of sphinx-thebe, which come from other hosts."""
+
+    def ours(entry: Any) -> bool:
+        text = str(getattr(entry, "filename", entry) or "") + str(getattr(entry, "attributes", ""))
+        return "thebe" not in text.lower() and re.search(r"https?://", text) is None
+
+    for key in ("script_files", "css_files"):
+        context[key] = [entry for entry in context.get(key, []) if ours(entry)]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("config-inited", set_cache)
+    app.connect("doctree-read", link_equations)
+    app.connect("autodoc-process-signature", show_shapes)
+    app.connect("html-page-context", keep_offline, priority=999)
+    app.add_directive("equation-index", EquationIndex)
+    app.add_directive("agreement-table", AgreementTable)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
