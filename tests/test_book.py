@@ -1,0 +1,270 @@
+"""The strict build, and what the built pages hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
+
+import html5lib
+import nbformat
+import pytest
+
+from rnnlib import equations
+from tests.conftest import ROOT
+from tests.support import book_sources
+
+pytestmark = pytest.mark.book
+
+HTML = ROOT / "_build" / "html"
+PAGES = book_sources.toc_documents(ROOT)
+BIN = Path(sys.executable).parent
+
+
+def jupyter_book(source: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [BIN / "jupyter-book", "build", source, "-W", "-n", "--keep-going", *options]
+    # The coverage of the tests must not leak into the notebooks' kernels.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("COV_", "COVERAGE"))}
+    return subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, timeout=1500)
+
+
+@pytest.fixture(scope="module")
+def built() -> Path:
+    """The folder of the built pages. The build is strict: any warning fails it."""
+    result = jupyter_book(ROOT)
+    if result.returncode != 0:
+        lines = (result.stdout + result.stderr).splitlines()
+        told = [line for line in lines if re.search(r"WARNING|ERROR|Error", line)] or lines[-30:]
+        pytest.fail("the strict build failed:\n" + "\n".join(told), pytrace=False)
+    return HTML
+
+
+@pytest.fixture(scope="module")
+def pages(built) -> dict[Path, ElementTree.Element]:
+    """Every built page, parsed."""
+    parsed = {}
+    for path in built.rglob("*.html"):
+        if "_static" in path.parts:  # templates of the theme, not pages
+            continue
+        with path.open("rb") as stream:
+            parsed[path] = html5lib.parse(stream, namespaceHTMLElements=False)
+    return parsed
+
+
+@pytest.mark.parametrize("docname", PAGES)
+def test_every_page_of_the_table_of_contents_is_built(built, docname):
+    page = built / f"{docname}.html"
+    assert page.exists(), f"{docname}: no page was built"
+    assert "<h1>" in page.read_text(encoding="utf-8"), f"{docname}: the page has no title"
+
+
+def test_the_front_door_leads_to_the_welcome_page(built):
+    assert "book/index.html" in (built / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("label", sorted(book_sources.labelled_equations(ROOT)))
+def test_every_labelled_equation_stands_on_its_page_with_its_function_below(pages, label):
+    docname = book_sources.labelled_equations(ROOT)[label].docname
+    page = pages[HTML / f"{docname}.html"]
+    assert page.find(f".//*[@id='equation-{label}']") is not None, f"{docname}: {label} is not on the page"
+    function = equations.equation(label).qualified_name
+    links = [a.get("href", "") for a in page.iter("a")]
+    assert any(link.endswith(f"#{function}") for link in links), f"{docname}: no link to {function}"
+
+
+def test_the_equation_index_lists_the_whole_registry(built):
+    text = (built / "book" / "equation_index.html").read_text(encoding="utf-8")
+    for label, entry in equations.index().items():
+        assert label in text, f"the index lacks {label}"
+        module = entry.function.__module__.replace(".", "/")
+        assert f"_modules/{module}.html#{entry.function.__qualname__}" in text, f"no source for {label}"
+
+
+def test_every_link_and_anchor_within_the_book_works(pages):
+    ids = {
+        path: {e.get("id") for e in page.iter() if e.get("id")} | {e.get("name") for e in page.iter("a")}
+        for path, page in pages.items()
+    }
+    broken = []
+    for path, page in pages.items():
+        for element in page.iter():
+            for attribute in ("href", "src"):
+                url = element.get(attribute)
+                if not url or urlsplit(url).scheme or url.startswith("//"):
+                    continue
+                parts = urlsplit(url)
+                target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+                if target.is_dir():
+                    target = target / "index.html"
+                anchor = unquote(parts.fragment)
+                if not target.exists():
+                    broken.append(f"{path.relative_to(HTML)}: {url}: no such file")
+                elif anchor and target in ids and anchor not in ids[target] | {"top"}:
+                    broken.append(f"{path.relative_to(HTML)}: {url}: no such anchor")
+    assert not broken, "\n".join(broken)
+
+
+def test_no_page_asks_another_host_for_anything(pages, built):
+    """Links that a reader may click are fine; what a page loads by itself must come with it."""
+    loads = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "video": "src"}
+    found = []
+    for path, page in pages.items():
+        for element in page.iter():
+            url = element.get(loads.get(element.tag, ""), "") or ""
+            if element.tag == "link" and element.get("rel") in {"canonical", "author", "license"}:
+                continue
+            if re.match(r"(https?:)?//", url):
+                found.append(f"{path.relative_to(HTML)}: <{element.tag}> {url}")
+        for style in page.iter("style"):
+            if re.search(r"url\(['\"]?(https?:)?//|@import", style.text or ""):
+                found.append(f"{path.relative_to(HTML)}: a style loads from another host")
+    for sheet in built.rglob("*.css"):
+        for url in re.findall(
+            r"(?:url\(|@import\s)['\"]?((?:https?:)?//[^'\")\s]+)", sheet.read_text("utf-8")
+        ):
+            found.append(f"{sheet.relative_to(HTML)}: {url}")
+    assert not found, "\n".join(found)
+
+
+def test_every_figure_has_a_description(pages):
+    for docname in PAGES:
+        page = pages[HTML / f"{docname}.html"]
+        for svg in page.iter("svg"):
+            if svg.get("class") == "rnnlib-figure":
+                assert len(svg.get("aria-label", "")) > 40, f"{docname}: a figure has no description"
+        for image in page.iter("img"):
+            assert image.get("alt") is not None, f"{docname}: {image.get('src')} has no alt text"
+
+
+def test_ids_are_unique_within_the_figures_of_a_page(pages):
+    for path, page in pages.items():
+        seen: set[str] = set()
+        for svg in page.iter("svg"):
+            for element in svg.iter():
+                if element.get("id"):
+                    assert element.get("id") not in seen, f"{path}: id {element.get('id')} twice"
+                    seen.add(element.get("id"))
+
+
+class TestTheBuildRefuses:
+    """What is broken fails the build, with the name of the file and what is wrong."""
+
+    @pytest.fixture
+    def book(self, tmp_path):
+        shutil.copy(ROOT / "_config.yml", tmp_path)
+        for folder in ("book/_ext", "book/assets"):
+            shutil.copytree(ROOT / folder, tmp_path / folder)
+        for name in ("requirements.lock", "book/references.bib", "book/agreement.json"):
+            shutil.copy(ROOT / name, tmp_path / name)
+        (tmp_path / "rnnlib").symlink_to(ROOT / "rnnlib")
+        (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: page\n")
+        return tmp_path
+
+    def fails(self, book, *told):
+        result = jupyter_book(book)
+        output = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout + result.stderr)
+        assert result.returncode != 0, "the build passed"
+        for text in told:
+            assert text in output, f"the build failed, but said nothing of {text!r}:\n{output[-3000:]}"
+
+    def write_notebook(self, book, *cells):
+        notebook = nbformat.v4.new_notebook(cells=list(cells))
+        notebook.metadata["kernelspec"] = {
+            "name": "python3",
+            "display_name": "Python 3",
+            "language": "python",
+        }
+        nbformat.write(notebook, book / "page.ipynb")
+
+    def test_a_notebook_that_raises(self, book):
+        self.write_notebook(
+            book,
+            nbformat.v4.new_markdown_cell("# Page"),
+            nbformat.v4.new_code_cell("assert 1 == 2, 'the claim is wrong'"),
+        )
+        self.fails(book, "page.ipynb", "the claim is wrong")
+
+    def test_a_warning_in_a_notebook(self, book):
+        self.write_notebook(
+            book,
+            nbformat.v4.new_markdown_cell("# Page"),
+            nbformat.v4.new_code_cell("import warnings; warnings.warn('old')"),
+        )
+        self.fails(book, "page.ipynb", "stderr")
+
+    def test_references_to_nothing(self, book):
+        (book / "page.md").write_text("# Page\n\n{eq}`eq-none`, {cite}`nobody1900`, {numref}`fig-none`.\n")
+        self.fails(book, "page.md", "eq-none", "nobody1900", "fig-none")
+
+
+def test_a_stale_output_fails_and_names_file_and_cell(tmp_path):
+    cell = nbformat.v4.new_code_cell("print(6 * 7)", metadata={"tags": ["nbval-check-output"]})
+    cell.execution_count = 1
+    cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text="41\n")]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Page"), cell])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "stale.ipynb")
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--nbval-lax",
+            "--nbval-current-env",
+            ".",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    output = result.stdout + result.stderr
+    assert result.returncode == 1, output
+    for told in ("stale.ipynb", "Cell 0", "41", "42"):
+        assert told in output, f"nothing said of {told}:\n{output}"
+
+
+class TestTheCacheOfTheNotebooks:
+    """Notebooks are run again when the lock or the package changes."""
+
+    @pytest.fixture
+    def rnnbook(self, tmp_path, monkeypatch):
+        monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
+        import rnnbook
+
+        shutil.copytree(ROOT / "rnnlib", tmp_path / "rnnlib", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "requirements.lock", tmp_path)
+        monkeypatch.setattr(rnnbook, "ROOT", tmp_path)
+        return rnnbook
+
+    @pytest.mark.parametrize(
+        "changed", ["requirements.lock", "rnnlib/vanilla.py", "rnnlib/data/sunspots.csv"]
+    )
+    def test_its_key_changes(self, rnnbook, tmp_path, changed):
+        before = rnnbook.cache_key()
+        assert rnnbook.cache_key() == before
+        (tmp_path / changed).write_text((tmp_path / changed).read_text() + "\n")
+        assert rnnbook.cache_key() != before
+
+
+def test_the_stored_outputs_are_those_of_checked_cells():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+            tags = set(cell["metadata"].get("tags", []))
+            checked = "nbval-check-output" in tags
+            where = f"{path.name}, cell {i}"
+            assert ("keep_output" in tags) == checked, (
+                f"{where}: the tags keep_output and nbval-check-output go together"
+            )
+            if cell["cell_type"] == "code":
+                assert bool(cell["outputs"]) == checked, f"{where}: run make outputs"
+                assert not tags & {"nbval-skip", "raises-exception", "skip-execution"}, f"{where}: {tags}"

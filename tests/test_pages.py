@@ -1,0 +1,183 @@
+"""The built pages in a real browser with no network: what a reader sees."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.support import book_sources
+from tests.test_book import HTML, built  # noqa: F401  (the fixture that builds)
+
+pytestmark = pytest.mark.book
+
+PAGES = book_sources.toc_documents(ROOT)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves the pages and says nothing."""
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(built):  # noqa: F811
+    """The address of the built book on a local port."""
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(QuietHandler, directory=str(built))
+    )
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        message = "no Chromium on this machine: the pages cannot be looked at"
+        if os.environ.get("RNNLIB_REQUIRE_BROWSER"):
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens a page of its own context and collects every complaint of the browser."""
+    contexts = []
+
+    def open_(url, width=1280, theme="light", **options):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.complaints = []
+        page.on(
+            "console", lambda m: page.complaints.append(m.text) if m.type in {"error", "warning"} else None
+        )
+        page.on("pageerror", lambda e: page.complaints.append(str(e)))
+        page.on("requestfailed", lambda r: page.complaints.append(f"failed: {r.url}"))
+        page.on(
+            "response", lambda r: page.complaints.append(f"{r.status}: {r.url}") if r.status >= 400 else None
+        )
+        page.goto(url)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+
+
+def typeset(page):
+    """Wait for MathJax; the number of equations in the source, typeset, and in error."""
+    page.wait_for_function("window.MathJax === undefined || (MathJax.startup && MathJax.startup.promise)")
+    page.evaluate("window.MathJax ? MathJax.startup.promise.then(() => true) : true")
+    return page.evaluate(
+        """() => ['.math', '.math mjx-container', 'mjx-merror, [data-mjx-error]']
+               .map(s => document.querySelectorAll(s).length)"""
+    )
+
+
+@pytest.mark.parametrize("docname", PAGES)
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
+def test_a_page_reads_well_without_a_network(site, open_page, docname, width, theme):
+    page = open_page(f"{site}/{docname}.html", width=width, theme=theme)
+    source, done, wrong = typeset(page)
+    assert done >= source, f"{docname}: {source - done} of {source} equations are not typeset"
+    assert wrong == 0, f"{docname}: {wrong} equations have errors"
+    assert page.complaints == []
+    overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert overflow <= 0, f"{docname}: {overflow} pixels wider than a screen of {width}"
+
+
+def test_a_page_reads_well_from_a_file(built, open_page):  # noqa: F811
+    page = open_page((HTML / "notebooks" / "01_vanilla_rnn.html").as_uri(), offline=True)
+    source, done, wrong = typeset(page)
+    assert done >= source > 0
+    assert wrong == 0
+    assert page.complaints == []
+
+
+def test_the_equations_use_the_fonts_that_come_with_the_book(site, open_page):
+    page = open_page(f"{site}/notebooks/01_vanilla_rnn.html")
+    typeset(page)
+    page.evaluate("document.fonts.ready.then(() => true)")
+    loaded = page.evaluate("[...document.fonts].filter(f => f.status == 'loaded').map(f => f.family)")
+    assert any("MJX" in family for family in loaded), loaded
+
+
+def test_figures_follow_the_theme(site, open_page):
+    def ink(page):
+        return page.evaluate(
+            """() => { const svg = document.querySelector('svg.rnnlib-figure');
+                       return [getComputedStyle(svg).color,
+                               getComputedStyle(svg.parentElement).backgroundColor]; }"""
+        )
+
+    light, _ = ink(open_page(f"{site}/notebooks/01_vanilla_rnn.html", theme="light"))
+    dark, behind = ink(open_page(f"{site}/notebooks/01_vanilla_rnn.html", theme="dark"))
+
+    def brightness(colour):
+        return sum(int(part) for part in colour.strip("rgba()").split(",")[:3])
+
+    assert brightness(light) < 250 < 500 < brightness(dark)
+    assert behind == "rgba(0, 0, 0, 0)"
+
+
+def test_the_theme_can_be_switched(site, open_page):
+    page = open_page(f"{site}/book/index.html")
+    seen = set()
+    for _ in range(3):
+        seen.add(page.evaluate("document.documentElement.dataset.theme"))
+        page.locator("button.theme-switch-button:visible").first.click()
+    assert seen == {"light", "dark"}
+
+
+@pytest.mark.parametrize("term", ["spectral radius", "sunspot", "ridge"])
+def test_search_finds(site, open_page, term):
+    page = open_page(f"{site}/search.html?q={term.replace(' ', '+')}")
+    page.wait_for_selector("ul.search li a", timeout=15000)
+    hits = page.locator("ul.search li a").all_inner_texts()
+    assert any("vanilla" in hit.lower() for hit in hits), hits
+
+
+def test_a_folded_solution_opens_by_keyboard(site, open_page):
+    page = open_page(f"{site}/notebooks/01_vanilla_rnn.html")
+    solution = page.locator(".solution.dropdown").first
+    body = solution.locator("p", has_text="0.2511").first
+    assert not body.is_visible()
+    solution.locator("button.toggle-button").focus()
+    page.keyboard.press("Enter")
+    body.wait_for(state="visible", timeout=5000)
+
+
+def test_the_function_is_one_click_from_its_equation_and_the_source_one_more(site, open_page):
+    page = open_page(f"{site}/notebooks/01_vanilla_rnn.html")
+    page.locator(".equation-code a", has_text="vanilla.hidden_state").click()
+    assert page.url.endswith("#rnnlib.vanilla.hidden_state")
+    page.locator("dt[id='rnnlib.vanilla.hidden_state'] a", has_text="source").click()
+    assert "def hidden_state" in page.inner_text("pre")
