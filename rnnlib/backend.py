@@ -113,6 +113,11 @@ class NumPyBackend:
         return Q, R_
 
     @staticmethod
+    def largest(like: Array) -> float:
+        """The largest finite number of the dtype of ``like``."""
+        return float(np.finfo(like.dtype).max)
+
+    @staticmethod
     def is_floating(x: Array) -> bool:
         return bool(np.issubdtype(x.dtype, np.floating))
 
@@ -187,6 +192,9 @@ class TorchBackend:
     def qr(self, A: Array) -> tuple[Array, Array]:
         Q, R_ = self._torch.linalg.qr(A)
         return Q, R_
+
+    def largest(self, like: Array) -> float:
+        return float(self._torch.finfo(like.dtype).max)
 
     def is_floating(self, x: Array) -> bool:
         return bool(x.dtype.is_floating_point)
