@@ -1,0 +1,1325 @@
+"""Floor 5: the recurrent layers as torch modules, drop-in for those of ``torch.nn``.
+
+:class:`RNN`, :class:`LSTM`, :class:`GRU` and their cells take the arguments of their namesakes in
+``torch.nn``, hold parameters of the same names and shapes, start from the same numbers for the same
+seed, and answer the same. What differs is inside: one layer in one direction is a function of its
+own, written with the equations of :mod:`rnnlib.vanilla`, :mod:`rnnlib.lstm` and :mod:`rnnlib.gru`,
+and its backward pass is derived by hand.
+
+The equations are rearranged as the chapter on speed explains. The gates of a step lie side by side in
+one slab; what depends on the inputs alone is one product for all steps; going back, every factor that
+does not contain the incoming gradient is computed for all steps at once, and each weight gradient is
+one product over all rows. The steps of a batch lie one after the other in the rows of one matrix, as
+in a ``PackedSequence``, so that sequences of different lengths need no mask and no padding.
+
+The backward pass is made of differentiable operations, so it can be differentiated again, and it
+works below ``torch.func.grad``, ``vjp`` and ``vmap``; forward-mode differentiation and TorchScript
+are not supported. Under ``torch.autocast`` everything, the states included, is cast to autocast's
+dtype (``float64`` excepted), as cuDNN does. NaN is not searched for: it comes out as it went in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.nn.utils.rnn import PackedSequence
+
+from rnnlib.backend import check_choice
+
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
+
+Device: TypeAlias = torch.device | str | int | None
+
+
+# --- the rows of a batch of sequences ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How the steps of a batch lie in the N rows of a matrix, and which way to walk them.
+
+    Step t has the next ``sizes[t]`` rows. Longer sequences come first, so the rows of a step belong
+    to the first ``sizes[t]`` sequences; a sequence that has no row in a step keeps its state there.
+
+    Attributes:
+        sizes: the number of sequences at every step, never growing; they sum to N.
+        reverse: whether to walk from the last step to the first.
+    """
+
+    sizes: tuple[int, ...]
+    reverse: bool = False
+
+    @property
+    def walk(self) -> range:
+        """The steps in the order in which the layer takes them."""
+        T = len(self.sizes)
+        return range(T - 1, -1, -1) if self.reverse else range(T)
+
+    def split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """The rows (N, ·) of each step: T matrices (B_t, ·)."""
+        return torch.split(rows, list(self.sizes))
+
+    def join(self, walked: Sequence[Tensor]) -> Tensor:
+        """All rows (N, ·) from the steps in walking order, (B_t, ·) each."""
+        return torch.cat(tuple(reversed(walked)) if self.reverse else tuple(walked))
+
+    def states_before(self, initial: Tensor, states: Tensor) -> Tensor:
+        """The state that each step starts from, (N, ·), given the states after the steps, (N, ·)."""
+        after, state, before = self.split(states), initial, []
+        for t in self.walk:
+            before.append(state[: self.sizes[t]])
+            state = carry(after[t], state)
+        return self.join(before)
+
+
+def carry(new: Tensor, old: Tensor) -> Tensor:
+    """The state (B, ·) after a step that changed the first B_t of its rows."""
+    return new if len(new) == len(old) else torch.cat((new, old[len(new) :]))
+
+
+def sum_of_biases(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
+    """The one bias that two biases added to the same pre-activation amount to."""
+    return None if b_ih is None or b_hh is None else b_ih + b_hh
+
+
+def or_zeros(d_x: Tensor | None, x: Tensor) -> Tensor:
+    """A gradient, where None stands for zeros in the shape of ``x``."""
+    return torch.zeros_like(x) if d_x is None else d_x
+
+
+# --- one layer in one direction: forward and backward are neighbours --------------------------
+#
+# x is (N, I), the states are (B, H), hs is (N, H). The functions trust their input. A backward
+# function takes the gradients of what its forward function returns first (None for zero), then the
+# arguments of the forward function, then what the forward function returned.
+
+
+def rnn_layer(
+    steps: Steps,
+    x: Tensor,
+    h_0: Tensor,
+    W_ih: Tensor,
+    W_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    *,
+    nonlinearity: str,
+) -> tuple[Tensor, Tensor]:
+    """One layer of the vanilla network along its steps (:eq:`eq-vanilla-hidden`).
+
+    Returns:
+        ``hs`` (N, H) and ``h_n`` (B, H).
+    """
+    activation = torch.tanh if nonlinearity == "tanh" else torch.relu
+    a_x = steps.split(linear(x, W_ih, sum_of_biases(b_ih, b_hh)))  # T of (B_t, H)
+    h, hs = h_0, []
+    for t in steps.walk:
+        h_prev = h[: steps.sizes[t]]  # (B_t, H)
+        h_t = activation(torch.addmm(a_x[t], h_prev, W_hh.T))  # (B_t, H)
+        h = carry(h_t, h)
+        hs.append(h_t)
+    return steps.join(hs), h
+
+
+def rnn_layer_backward(
+    d_hs: Tensor | None,
+    d_h_n: Tensor | None,
+    steps: Steps,
+    x: Tensor,
+    h_0: Tensor,
+    W_ih: Tensor,
+    W_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    hs: Tensor,
+    h_n: Tensor,
+    *,
+    nonlinearity: str,
+    needs_d_x: bool = True,
+) -> tuple[Tensor | None, ...]:
+    """The derivatives of :func:`rnn_layer`.
+
+    Returns:
+        ``d_x, d_h_0, d_W_ih, d_W_hh, d_b_ih, d_b_hh``, shaped as what they belong to.
+    """
+    # σ' at the pre-activation, written with h = σ(a).
+    slope = 1 - hs * hs if nonlinearity == "tanh" else torch.where(hs <= 0, 0, torch.ones_like(hs))  # (N, H)
+
+    d_output, slopes = steps.split(or_zeros(d_hs, hs)), steps.split(slope)  # T of (B_t, H)
+    d_h, walked = or_zeros(d_h_n, h_n), []
+    for t in reversed(steps.walk):
+        d_h_t = d_h[: steps.sizes[t]] + d_output[t]  # (B_t, H)
+        d_a_t = d_h_t * slopes[t]  # (B_t, H)
+        d_h = carry(d_a_t @ W_hh, d_h)
+        walked.append(d_a_t)
+    d_a = steps.join(walked[::-1])  # (N, H)
+
+    d_x = d_a @ W_ih if needs_d_x else None  # (N, I)
+    d_W_ih = d_a.T @ x  # (H, I)
+    d_W_hh = d_a.T @ steps.states_before(h_0, hs)  # (H, H)
+    d_b = None if b_ih is None else d_a.sum(0)  # (H,)
+    return d_x, d_h, d_W_ih, d_W_hh, d_b, d_b
+
+
+def lstm_layer(
+    steps: Steps,
+    x: Tensor,
+    h_0: Tensor,
+    C_0: Tensor,
+    W_ih: Tensor,
+    W_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    W_hr: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One layer of the LSTM along its steps (:eq:`eq-lstm-memory`, :eq:`eq-lstm-hidden`).
+
+    The slab holds the gates in torch's order: i, f, C̃, o. With a projection W_hr (P, H) the state h
+    is W_hr (o ⊙ tanh(C)) and has P entries (Sak et al., 2014).
+
+    Returns:
+        ``hs`` (N, H or P), ``h_n`` (B, H or P), ``C_n`` (B, H), and for the way back ``Cs`` (N, H) and
+        ``gates`` (N, 4H).
+    """
+    a_x = steps.split(linear(x, W_ih, sum_of_biases(b_ih, b_hh)))  # T of (B_t, 4H)
+    h, C, hs, Cs, gates = h_0, C_0, [], [], []
+    for t in steps.walk:
+        h_prev, C_prev = h[: steps.sizes[t]], C[: steps.sizes[t]]
+        a_i, a_f, a_C, a_o = torch.addmm(a_x[t], h_prev, W_hh.T).chunk(4, dim=1)  # (B_t, H) each
+        i_t, f_t, C_tilde, o_t = torch.sigmoid(a_i), torch.sigmoid(a_f), torch.tanh(a_C), torch.sigmoid(a_o)
+        C_t = f_t * C_prev + i_t * C_tilde  # (B_t, H)
+        h_t = o_t * torch.tanh(C_t)  # (B_t, H)
+        if W_hr is not None:
+            h_t = h_t @ W_hr.T  # (B_t, P)
+        h, C = carry(h_t, h), carry(C_t, C)
+        hs.append(h_t)
+        Cs.append(C_t)
+        gates.append(torch.cat((i_t, f_t, C_tilde, o_t), dim=1))  # (B_t, 4H)
+    return steps.join(hs), h, C, steps.join(Cs), steps.join(gates)
+
+
+def lstm_layer_backward(
+    d_hs: Tensor | None,
+    d_h_n: Tensor | None,
+    d_C_n: Tensor | None,
+    steps: Steps,
+    x: Tensor,
+    h_0: Tensor,
+    C_0: Tensor,
+    W_ih: Tensor,
+    W_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    W_hr: Tensor | None,
+    hs: Tensor,
+    h_n: Tensor,
+    C_n: Tensor,
+    Cs: Tensor,
+    gates: Tensor,
+    *,
+    needs_d_x: bool = True,
+) -> tuple[Tensor | None, ...]:
+    """The derivatives of :func:`lstm_layer`.
+
+    Returns:
+        ``d_x, d_h_0, d_C_0, d_W_ih, d_W_hh, d_b_ih, d_b_hh, d_W_hr``, shaped as what they belong to.
+    """
+    i, f, C_tilde, o = gates.chunk(4, dim=1)  # (N, H) each
+    C_prev, tanh_C = steps.states_before(C_0, Cs), torch.tanh(Cs)  # (N, H)
+    # What ∂L/∂C_t is multiplied by for the first three gates, and ∂L/∂h_t for the last.
+    slab = torch.cat(
+        (C_tilde * i * (1 - i), C_prev * f * (1 - f), i * (1 - C_tilde * C_tilde), tanh_C * o * (1 - o)),
+        dim=1,
+    )  # (N, 4H)
+    C_from_h = o * (1 - tanh_C * tanh_C)  # (N, H)
+
+    d_output = steps.split(or_zeros(d_hs, hs))  # T of (B_t, H or P)
+    slabs, Cs_from_h, fs = steps.split(slab), steps.split(C_from_h), steps.split(f)
+    d_h, d_C, walked, walked_h = or_zeros(d_h_n, h_n), or_zeros(d_C_n, C_n), [], []
+    for t in reversed(steps.walk):
+        d_h_t = d_h[: steps.sizes[t]] + d_output[t]  # (B_t, H or P)
+        walked_h.append(d_h_t)
+        if W_hr is not None:
+            d_h_t = d_h_t @ W_hr  # (B_t, H), before the projection
+        d_C_t = d_C[: steps.sizes[t]] + d_h_t * Cs_from_h[t]  # (B_t, H)
+        d_a_t = slabs[t] * torch.cat((d_C_t, d_C_t, d_C_t, d_h_t), dim=1)  # (B_t, 4H)
+        d_h, d_C = carry(d_a_t @ W_hh, d_h), carry(d_C_t * fs[t], d_C)
+        walked.append(d_a_t)
+    d_a = steps.join(walked[::-1])  # (N, 4H)
+
+    d_x = d_a @ W_ih if needs_d_x else None  # (N, I)
+    d_W_ih = d_a.T @ x  # (4H, I)
+    d_W_hh = d_a.T @ steps.states_before(h_0, hs)  # (4H, H or P)
+    d_b = None if b_ih is None else d_a.sum(0)  # (4H,)
+    d_W_hr = None if W_hr is None else steps.join(walked_h[::-1]).T @ (o * tanh_C)  # (P, H)
+    return d_x, d_h, d_C, d_W_ih, d_W_hh, d_b, d_b, d_W_hr
+
+
+# In torch's GRU z_t is the share that the old state keeps; in the notes' it is the share that the
+# candidate gets. Below, z is torch's.
+
+
+def gru_layer(
+    steps: Steps,
+    x: Tensor,
+    h_0: Tensor,
+    W_ih: Tensor,
+    W_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One layer of torch's GRU along its steps, the reset after the product.
+
+    h̃_t = tanh(W_ih x_t + b_ih + r_t ⊙ (W_hh h_{t-1} + b_hh)), in the rows of the candidate
+    (:eq:`eq-gru-candidate-after`); the slab holds r, z, h̃ in this order.
+
+    Returns:
+        ``hs`` (N, H), ``h_n`` (B, H), and for the way back ``gates`` (N, 3H) and ``us`` (N, H), the
+        recurrent products that the reset gate acts on.
+    """
+    a_x = steps.split(linear(x, W_ih, b_ih))  # T of (B_t, 3H)
+    h, hs, gates, us = h_0, [], [], []
+    for t in steps.walk:
+        h_prev = h[: steps.sizes[t]]  # (B_t, H)
+        a_x_r, a_x_z, a_x_h = a_x[t].chunk(3, dim=1)  # (B_t, H) each
+        a_h_r, a_h_z, u_t = linear(h_prev, W_hh, b_hh).chunk(3, dim=1)  # (B_t, H) each
+        r_t, z_t = torch.sigmoid(a_x_r + a_h_r), torch.sigmoid(a_x_z + a_h_z)
+        h_tilde = torch.tanh(a_x_h + r_t * u_t)  # (B_t, H)
+        h_t = (1 - z_t) * h_tilde + z_t * h_prev  # (B_t, H)
+        h = carry(h_t, h)
+        hs.append(h_t)
+        gates.append(torch.cat((r_t, z_t, h_tilde), dim=1))  # (B_t, 3H)
+        us.append(u_t)
+    return steps.join(hs), h, steps.join(gates), steps.join(us)
+
+
+def gru_layer_backward(
+    d_hs: Tensor | None,
+    d_h_n: Tensor | None,
+    steps: Steps,
+    x: Tensor,
+    h_0: Tensor,
+    W_ih: Tensor,
+    W_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    hs: Tensor,
+    h_n: Tensor,
+    gates: Tensor,
+    us: Tensor,
+    *,
+    needs_d_x: bool = True,
+) -> tuple[Tensor | None, ...]:
+    """The derivatives of :func:`gru_layer`.
+
+    Returns:
+        ``d_x, d_h_0, d_W_ih, d_W_hh, d_b_ih, d_b_hh``, shaped as what they belong to.
+    """
+    r, z, h_tilde = gates.chunk(3, dim=1)  # (N, H) each
+    h_prev = steps.states_before(h_0, hs)  # (N, H)
+    # What ∂L/∂h_t is multiplied by for each gate; r_t stands only in the candidate's recurrent part.
+    to_a_h = (1 - z) * (1 - h_tilde * h_tilde)  # (N, H)
+    to_a_r = to_a_h * us * r * (1 - r)  # (N, H)
+    to_a_z = (h_prev - h_tilde) * z * (1 - z)  # (N, H)
+    slab_x = torch.cat((to_a_r, to_a_z, to_a_h), dim=1)  # (N, 3H)
+    slab_h = torch.cat((to_a_r, to_a_z, to_a_h * r), dim=1)  # (N, 3H)
+
+    d_output = steps.split(or_zeros(d_hs, hs))  # T of (B_t, H)
+    slabs, zs = steps.split(slab_h), steps.split(z)
+    d_h, walked = or_zeros(d_h_n, h_n), []
+    for t in reversed(steps.walk):
+        d_h_t = d_h[: steps.sizes[t]] + d_output[t]  # (B_t, H)
+        d_h = carry((slabs[t] * d_h_t.repeat(1, 3)) @ W_hh + d_h_t * zs[t], d_h)
+        walked.append(d_h_t)
+    d_h_all = steps.join(walked[::-1]).repeat(1, 3)  # (N, 3H)
+    d_a_x, d_a_h = slab_x * d_h_all, slab_h * d_h_all  # (N, 3H)
+
+    d_x = d_a_x @ W_ih if needs_d_x else None  # (N, I)
+    d_W_ih, d_W_hh = d_a_x.T @ x, d_a_h.T @ h_prev  # (3H, I), (3H, H)
+    d_b_ih, d_b_hh = (None, None) if b_ih is None else (d_a_x.sum(0), d_a_h.sum(0))  # (3H,)
+    return d_x, d_h, d_W_ih, d_W_hh, d_b_ih, d_b_hh
+
+
+def gru_reset_before_layer(
+    steps: Steps,
+    x: Tensor,
+    h_0: Tensor,
+    W_ih: Tensor,
+    W_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One layer of the notes' GRU along its steps, the reset before the product.
+
+    h̃_t = tanh(W_ih x_t + b_ih + W_hh (r_t ⊙ h_{t-1}) + b_hh), in the rows of the candidate
+    (:eq:`eq-gru-candidate`); the slab holds r, z, h̃ in this order.
+
+    Returns:
+        ``hs`` (N, H), ``h_n`` (B, H), and for the way back ``gates`` (N, 3H).
+    """
+    H = h_0.shape[1]
+    W_gates, W_candidate = W_hh[: 2 * H], W_hh[2 * H :]  # (2H, H), (H, H)
+    a_x = steps.split(linear(x, W_ih, sum_of_biases(b_ih, b_hh)))  # T of (B_t, 3H)
+    h, hs, gates = h_0, [], []
+    for t in steps.walk:
+        h_prev = h[: steps.sizes[t]]  # (B_t, H)
+        a_x_gates, a_x_h = a_x[t].split((2 * H, H), dim=1)  # (B_t, 2H), (B_t, H)
+        r_t, z_t = torch.sigmoid(torch.addmm(a_x_gates, h_prev, W_gates.T)).chunk(2, dim=1)  # (B_t, H) each
+        h_tilde = torch.tanh(torch.addmm(a_x_h, r_t * h_prev, W_candidate.T))  # (B_t, H)
+        h_t = (1 - z_t) * h_tilde + z_t * h_prev  # (B_t, H)
+        h = carry(h_t, h)
+        hs.append(h_t)
+        gates.append(torch.cat((r_t, z_t, h_tilde), dim=1))  # (B_t, 3H)
+    return steps.join(hs), h, steps.join(gates)
+
+
+def gru_reset_before_layer_backward(
+    d_hs: Tensor | None,
+    d_h_n: Tensor | None,
+    steps: Steps,
+    x: Tensor,
+    h_0: Tensor,
+    W_ih: Tensor,
+    W_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    hs: Tensor,
+    h_n: Tensor,
+    gates: Tensor,
+    *,
+    needs_d_x: bool = True,
+) -> tuple[Tensor | None, ...]:
+    """The derivatives of :func:`gru_reset_before_layer`.
+
+    Returns:
+        ``d_x, d_h_0, d_W_ih, d_W_hh, d_b_ih, d_b_hh``, shaped as what they belong to.
+    """
+    H = h_0.shape[1]
+    W_gates, W_candidate = W_hh[: 2 * H], W_hh[2 * H :]  # (2H, H), (H, H)
+    r, z, h_tilde = gates.chunk(3, dim=1)  # (N, H) each
+    h_prev = steps.states_before(h_0, hs)  # (N, H)
+    # What ∂L/∂h_t is multiplied by for h̃ and z, and ∂L/∂(r_t ⊙ h_{t-1}) for r.
+    to_a_h = (1 - z) * (1 - h_tilde * h_tilde)  # (N, H)
+    to_a_z = (h_prev - h_tilde) * z * (1 - z)  # (N, H)
+    to_a_r = h_prev * r * (1 - r)  # (N, H)
+
+    d_output, rs, zs = steps.split(or_zeros(d_hs, hs)), steps.split(r), steps.split(z)  # T of (B_t, H)
+    to_a_hs, to_a_zs, to_a_rs = steps.split(to_a_h), steps.split(to_a_z), steps.split(to_a_r)
+    d_h, walked = or_zeros(d_h_n, h_n), []
+    for t in reversed(steps.walk):
+        d_h_t = d_h[: steps.sizes[t]] + d_output[t]  # (B_t, H)
+        d_a_h = d_h_t * to_a_hs[t]  # (B_t, H)
+        d_reset = d_a_h @ W_candidate  # (B_t, H), the derivative by r_t ⊙ h_{t-1}
+        d_gates = torch.cat((d_reset * to_a_rs[t], d_h_t * to_a_zs[t]), dim=1)  # (B_t, 2H)
+        d_h = carry(d_gates @ W_gates + d_reset * rs[t] + d_h_t * zs[t], d_h)
+        walked.append(torch.cat((d_gates, d_a_h), dim=1))  # (B_t, 3H)
+    d_a = steps.join(walked[::-1])  # (N, 3H)
+
+    d_x = d_a @ W_ih if needs_d_x else None  # (N, I)
+    d_W_ih = d_a.T @ x  # (3H, I)
+    d_W_hh = torch.cat((d_a[:, : 2 * H].T @ h_prev, d_a[:, 2 * H :].T @ (r * h_prev)))  # (3H, H)
+    d_b = None if b_ih is None else d_a.sum(0)  # (3H,)
+    return d_x, d_h, d_W_ih, d_W_hh, d_b, d_b
+
+
+# --- the layers as torch knows functions ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A pair of neighbours from above.
+
+    Attributes:
+        forward: the function.
+        backward: its derivatives.
+        results: how many of the forward function's results are for the caller; the others are what
+            the backward function saves from computing again.
+    """
+
+    forward: Callable[..., tuple[Tensor, ...]]
+    backward: Callable[..., tuple[Tensor | None, ...]]
+    results: int = 2
+
+
+RNN_LAYERS = {
+    nonlinearity: Layer(
+        functools.partial(rnn_layer, nonlinearity=nonlinearity),
+        functools.partial(rnn_layer_backward, nonlinearity=nonlinearity),
+    )
+    for nonlinearity in ("tanh", "relu")
+}
+LSTM_LAYER = Layer(lstm_layer, lstm_layer_backward, results=3)
+GRU_LAYERS = {  # by reset_after
+    True: Layer(gru_layer, gru_layer_backward),
+    False: Layer(gru_reset_before_layer, gru_reset_before_layer_backward),
+}
+
+
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """The dtype that autocast asks for on a kind of device; None where it is off."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return None
+
+
+def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """A context in which operations on the device of ``x`` keep their dtype."""
+    if autocast_dtype(x.device.type) is None:
+        return contextlib.nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def as_autocast(x: Tensor) -> Tensor:
+    """The tensor in the dtype that autocast asks for; ``float64`` and what is not floating stay."""
+    dtype = autocast_dtype(x.device.type)
+    eligible = x.dtype.is_floating_point and x.dtype != torch.float64
+    return x if dtype is None or not eligible else x.to(dtype)
+
+
+class LayerFunction(torch.autograd.Function):
+    """A :class:`Layer` with the backward pass derived by hand.
+
+    Called as ``LayerFunction.apply(layer, steps, *arguments)``.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(layer: Layer, steps: Steps, *arguments: Any) -> tuple[Tensor, ...]:
+        return layer.forward(steps, *arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.layer, ctx.steps, *arguments = inputs
+        ctx.mark_non_differentiable(*output[ctx.layer.results :])
+        ctx.set_materialize_grads(False)
+        ctx.argument_count = len(arguments)
+        ctx.save_for_backward(*arguments, *output)
+
+    @staticmethod
+    def backward(ctx: Any, *d_output: Tensor | None) -> tuple[Any, ...]:
+        layer, steps, saved = ctx.layer, ctx.steps, ctx.saved_tensors
+        arguments, output = saved[: ctx.argument_count], saved[ctx.argument_count :]
+        with without_autocast(arguments[0]):
+            if torch.is_grad_enabled():
+                # To be differentiated again, what was saved has to depend on the arguments again.
+                output = layer.forward(steps, *arguments)
+            d_arguments = layer.backward(
+                *d_output[: layer.results], steps, *arguments, *output, needs_d_x=ctx.needs_input_grad[2]
+            )
+        return None, None, *d_arguments
+
+
+# --- what the modules refuse ------------------------------------------------------------------
+
+
+def check_size(where: str, name: str, size: Any) -> None:
+    """Refuse a size that is not a whole number of at least 1.
+
+    Raises:
+        TypeError: not an ``int``.
+        ValueError: below 1.
+    """
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise TypeError(f"{where}: {name} is {size!r}, expected an int")
+    if size < 1:
+        raise ValueError(f"{where}: {name} is {size}, expected at least 1")
+
+
+def check_flag(where: str, name: str, flag: Any) -> None:
+    """Refuse a switch that is not a ``bool``: an argument in the wrong place shows here.
+
+    Raises:
+        TypeError: not a ``bool``.
+    """
+    if not isinstance(flag, bool):
+        raise TypeError(f"{where}: {name} is {flag!r}, expected True or False")
+
+
+def check_dtype(where: str, name: str, dtype: torch.dtype) -> None:
+    """Refuse a dtype that is not real floating point.
+
+    Raises:
+        TypeError: integer, boolean or complex.
+    """
+    if not dtype.is_floating_point:
+        raise TypeError(f"{where}: {name} is {dtype}, expected a real floating-point dtype")
+
+
+def check_tensor(where: str, name: str, x: Any, weight: Tensor) -> Tensor:
+    """A tensor that goes with the weights; under autocast, cast to its dtype.
+
+    Args:
+        where: what the module is called in the message.
+        name: what the argument is called in the message.
+        x: the argument.
+        weight: a parameter, already cast.
+
+    Raises:
+        TypeError: not a tensor, or another dtype than the weights.
+        ValueError: another device than the weights.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{where}: {name} is a {type(x).__name__}, expected a torch.Tensor")
+    if x.device != weight.device:
+        raise ValueError(f"{where}: {name} is on {x.device}, expected {weight.device} like the weights")
+    x = as_autocast(x)
+    if x.dtype != weight.dtype:
+        raise TypeError(f"{where}: {name} has dtype {x.dtype}, expected {weight.dtype} like the weights")
+    return x
+
+
+def check_shape(where: str, name: str, x: Tensor, dims: str, expected: tuple[int, ...]) -> None:
+    """Refuse another shape than the expected one.
+
+    Raises:
+        ValueError: naming the argument, its shape and the expected shape.
+    """
+    if tuple(x.shape) != expected:
+        raise ValueError(f"{where}: {name} has shape {tuple(x.shape)}, expected {dims} = {expected}")
+
+
+def pair(where: str, hx: Any) -> tuple[Any, Any]:
+    """The two states of an LSTM.
+
+    Raises:
+        TypeError: not a pair.
+    """
+    if not isinstance(hx, tuple | list) or len(hx) != 2:
+        came = f"{len(hx)} values" if isinstance(hx, tuple | list) else f"a {type(hx).__name__}"
+        raise TypeError(f"{where}: hx is {came}, expected the pair (h_0, c_0)")
+    return hx[0], hx[1]
+
+
+# --- the modules ------------------------------------------------------------------------------
+
+
+class RecurrentModule(torch.nn.Module):
+    """What layers and cells share: sizes, parameters, and the numbers that these start from."""
+
+    slab: ClassVar[int]  # how many gates lie side by side
+    parameter_names: ClassVar[tuple[str, ...]] = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    state_names: ClassVar[tuple[str, ...]] = ("hx",)  # as messages call them
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        where = self._get_name()
+        check_size(where, "input_size", input_size)
+        check_size(where, "hidden_size", hidden_size)
+        check_flag(where, "bias", bias)
+        if dtype is not None:
+            check_dtype(where, "dtype", dtype)
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.bias = bias
+
+    @property
+    def layer(self) -> Layer:
+        """The function that one layer in one direction computes."""
+        raise NotImplementedError
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """The number of entries of each state."""
+        return (self.hidden_size,)
+
+    def add_parameters(self, suffix: str, input_size: int, device: Device, dtype: torch.dtype | None) -> None:
+        """Register the parameters of one layer and direction, with no numbers in them yet."""
+        rows, state_size = self.slab * self.hidden_size, self.state_sizes[0]
+        shapes: dict[str, tuple[int, ...]] = {
+            "weight_ih": (rows, input_size),
+            "weight_hh": (rows, state_size),
+        }
+        if self.bias:
+            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+        if state_size != self.hidden_size:
+            shapes["weight_hr"] = (state_size, self.hidden_size)
+        for name in self.parameter_names:
+            parameter = None
+            if name in shapes:
+                parameter = torch.nn.Parameter(torch.empty(shapes[name], device=device, dtype=dtype))
+            self.register_parameter(name + suffix, parameter)
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter from the uniform distribution on (-1/√H, 1/√H), in their order."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        for parameter in self.parameters():
+            torch.nn.init.uniform_(parameter, -bound, bound)
+
+    def weights(self, suffix: str) -> tuple[Any, ...]:
+        """The parameters of one layer and direction, None where there is none.
+
+        Under autocast they are in its dtype.
+
+        Raises:
+            TypeError: a parameter is not real floating point any more.
+        """
+        values = [getattr(self, name + suffix) for name in self.parameter_names]
+        check_dtype(self._get_name(), f"the dtype of weight_ih{suffix}", values[0].dtype)
+        return tuple(None if value is None else as_autocast(value) for value in values)
+
+    def check_states(
+        self, hx: Sequence[Any], weight: Tensor, dims: str, leading: tuple[int, ...]
+    ) -> tuple[Tensor, ...]:
+        """The states given by the caller, held to the weights and to (leading, size) in shape."""
+        where, states = self._get_name(), []
+        for name, x, size in zip(self.state_names, hx, self.state_sizes, strict=True):
+            state = check_tensor(where, name, x, weight)
+            check_shape(where, name, state, dims, (*leading, size))
+            states.append(state)
+        return tuple(states)
+
+    def zero_states(self, x: Tensor, leading: tuple[int, ...]) -> tuple[Tensor, ...]:
+        """States of zeros, (leading, size), with dtype and device of the input."""
+        return tuple(x.new_zeros((*leading, size)) for size in self.state_sizes)
+
+
+class RecurrentLayers(RecurrentModule):
+    """Layers on top of each other, in one direction or in both: what RNN, LSTM and GRU share."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        device: Device,
+        dtype: torch.dtype | None,
+        proj_size: int = 0,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, dtype)
+        where = self._get_name()
+        check_size(where, "num_layers", num_layers)
+        check_flag(where, "batch_first", batch_first)
+        check_flag(where, "bidirectional", bidirectional)
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
+            raise ValueError(f"{where}: dropout is {dropout!r}, expected a probability from 0 to 1")
+        if dropout > 0 and num_layers == 1:
+            warnings.warn(
+                f"{where}: dropout is {dropout} but acts between layers, and num_layers is 1", stacklevel=3
+            )
+        if not isinstance(proj_size, int) or isinstance(proj_size, bool):
+            raise TypeError(f"{where}: proj_size is {proj_size!r}, expected an int")
+        if not 0 <= proj_size < hidden_size:
+            raise ValueError(
+                f"{where}: proj_size is {proj_size}, expected from 0 to below hidden_size = {hidden_size}"
+            )
+        self.num_layers = num_layers
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+        self.proj_size = proj_size
+        for layer in range(num_layers):
+            for suffix in self.suffixes(layer):
+                self.add_parameters(
+                    suffix,
+                    input_size if layer == 0 else self.directions * self.state_sizes[0],
+                    device,
+                    dtype,
+                )
+        self.reset_parameters()
+
+    @property
+    def directions(self) -> int:
+        """2 where the layers run both ways, else 1."""
+        return 2 if self.bidirectional else 1
+
+    def suffixes(self, layer: int) -> list[str]:
+        """What the names of a layer's parameters end in, by direction."""
+        return [f"_l{layer}", f"_l{layer}_reverse"][: self.directions]
+
+    @property
+    def all_weights(self) -> list[list[torch.nn.Parameter]]:
+        """The parameters of every layer and direction, in the order of the state_dict."""
+        return [
+            [
+                parameter
+                for name in self.parameter_names
+                if (parameter := getattr(self, name + suffix)) is not None
+            ]
+            for layer in range(self.num_layers)
+            for suffix in self.suffixes(layer)
+        ]
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: parameters are read where they lie. It is here for code written for cuDNN."""
+
+    def rows(self, input: Tensor | PackedSequence, weight: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """The input as the rows of one matrix, (N, I), and how many of them belong to each step."""
+        where, I = self._get_name(), self.input_size
+        if isinstance(input, PackedSequence):
+            x = check_tensor(where, "input.data", input.data, weight)
+            sizes = tuple(int(size) for size in input.batch_sizes.tolist())
+            check_shape(where, "input.data", x, "(N, I)", (sum(sizes), I))
+            return x, sizes
+        x = check_tensor(where, "input", input, weight)
+        shape = tuple(x.shape)
+        if len(shape) not in (2, 3) or shape[-1] != I:
+            dims = "(B, T, I)" if self.batch_first else "(T, B, I)"
+            raise ValueError(
+                f"{where}: input has shape {shape}, expected {dims} or, for one sequence, (T, I), "
+                f"with I = {I} set by input_size"
+            )
+        if len(shape) == 2:
+            x = x.unsqueeze(1)  # (T, 1, I)
+        elif self.batch_first:
+            x = x.transpose(0, 1)  # (T, B, I)
+        T, B = x.shape[:2]
+        if T == 0:
+            raise ValueError(f"{where}: input has shape {shape}: T is 0, expected at least 1")
+        return x.reshape(T * B, I), (B,) * T
+
+    def run(
+        self, input: Tensor | PackedSequence, hx: Sequence[Any] | None
+    ) -> tuple[Tensor | PackedSequence, tuple[Tensor, ...]]:
+        """All layers along all steps.
+
+        Args:
+            input: (T, B, I), (B, T, I) if ``batch_first``, (T, I), or a ``PackedSequence``.
+            hx: the initial states, (L · D, B, H) each, (L · D, H) for (T, I); zeros if None.
+
+        Returns:
+            The states h of the last layer in the form of the input, and the final states.
+        """
+        weight = self.weights("_l0")[0]
+        x, sizes = self.rows(input, weight)  # (N, I)
+        packed = input if isinstance(input, PackedSequence) else None
+        one_sequence = isinstance(input, Tensor) and input.dim() == 2
+        LD, B = self.num_layers * self.directions, sizes[0]
+
+        if hx is None:
+            states = self.zero_states(x, (LD, B))
+        elif one_sequence:
+            states = self.check_states(hx, weight, "(num_layers · directions, size)", (LD,))
+            states = tuple(state.unsqueeze(1) for state in states)  # (L · D, 1, H)
+        else:
+            states = self.check_states(hx, weight, "(num_layers · directions, B, size)", (LD, B))
+        if packed is not None:
+            states = tuple(reorder(state, packed.sorted_indices) for state in states)
+
+        finals: list[list[Tensor]] = []
+        for layer in range(self.num_layers):
+            outputs = []
+            for direction, suffix in enumerate(self.suffixes(layer)):
+                initial = [state[len(finals)] for state in states]  # (B, H) each
+                steps = Steps(sizes, reverse=direction == 1)
+                hs, *results = LayerFunction.apply(self.layer, steps, x, *initial, *self.weights(suffix))
+                outputs.append(hs)
+                finals.append(results[: len(states)])
+            x = torch.cat(outputs, dim=1) if self.bidirectional else outputs[0]  # (N, D · H)
+            if self.training and self.dropout > 0 and layer < self.num_layers - 1:
+                x = torch.nn.functional.dropout(x, self.dropout)
+        last = tuple(torch.stack(state) for state in zip(*finals, strict=True))  # (L · D, B, H) each
+
+        if packed is not None:
+            last = tuple(reorder(state, packed.unsorted_indices) for state in last)
+            return PackedSequence(x, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices), last
+        if one_sequence:
+            return x, tuple(state.squeeze(1) for state in last)
+        output = x.reshape(len(sizes), B, x.shape[1])  # (T, B, D · H)
+        return output.transpose(0, 1) if self.batch_first else output, last
+
+    def extra_repr(self) -> str:
+        """The arguments that are not the default, as torch.nn prints them."""
+        defaults = {
+            "proj_size": 0,
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0.0,
+            "bidirectional": False,
+        }
+        return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed(self, defaults)])
+
+
+def reorder(state: Tensor, indices: Tensor | None) -> Tensor:
+    """The state (L · D, B, H) with its sequences in another order, or as it is."""
+    return state if indices is None else state.index_select(1, indices)
+
+
+def changed(module: torch.nn.Module, defaults: dict[str, Any]) -> list[str]:
+    """``name=value`` for the attributes of a module that differ from a default."""
+    return [f"{name}={getattr(module, name)}" for name, d in defaults.items() if getattr(module, name) != d]
+
+
+class RNN(RecurrentLayers):
+    """The vanilla network, drop-in for :class:`torch.nn.RNN` (:eq:`eq-vanilla-hidden`).
+
+    h_t = σ(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh). The two biases are torch's; they act as their sum.
+
+    Args:
+        input_size: I, the number of inputs.
+        hidden_size: H, the number of hidden units.
+        num_layers: L, the number of layers on top of each other.
+        nonlinearity: σ, ``"tanh"`` or ``"relu"``.
+        bias: whether there are biases.
+        batch_first: whether input and output are (B, T, ·) and not (T, B, ·).
+        dropout: the probability with which an entry passed from one layer to the next is set to 0 in
+            training; the others are scaled up.
+        bidirectional: whether every layer also runs from the last step to the first; D is then 2,
+            else 1, and the outputs of both directions stand side by side.
+        device: where the parameters live.
+        dtype: dtype of the parameters.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or out of range.
+    """
+
+    slab = 1
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Create the parameters and draw their first values."""
+        check_choice(type(self).__name__, "nonlinearity", nonlinearity, tuple(RNN_LAYERS))
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
+        )
+        self.nonlinearity = nonlinearity
+        self.mode = f"RNN_{nonlinearity.upper()}"
+
+    @property
+    def layer(self) -> Layer:
+        """The vanilla network with this nonlinearity."""
+        return RNN_LAYERS[self.nonlinearity]
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        """Run along a batch of sequences.
+
+        Args:
+            input: (T, B, I), (B, T, I) if ``batch_first``, (T, I) for one sequence, or a
+                ``PackedSequence``; T at least 1.
+            hx: h_0, (L · D, B, H), or (L · D, H) for one sequence; zeros if None.
+
+        Returns:
+            The states h_t of the last layer, (T, B, D · H) or in the form of the input, and h_n, the
+            last state of every layer and direction, in the form of ``hx``.
+
+        Raises:
+            TypeError: no tensor, or not the dtype of the weights.
+            ValueError: a shape or a device that does not fit.
+        """
+        output, (h_n,) = self.run(input, None if hx is None else (hx,))
+        return output, h_n
+
+
+class LSTM(RecurrentLayers):
+    """Long short-term memory, drop-in for :class:`torch.nn.LSTM` (:eq:`eq-lstm-memory`).
+
+    The equations are those of :mod:`rnnlib.lstm`; the rows of the weights hold the gates in the order
+    i, f, C̃, o. The two biases are torch's; they act as their sum. With ``proj_size`` the state is
+    h_t = W_hr (o_t ⊙ tanh(C_t)) (Sak et al., 2014).
+
+    Args:
+        input_size: I, the number of inputs.
+        hidden_size: H, the number of hidden units.
+        num_layers: L, the number of layers on top of each other.
+        bias: whether there are biases.
+        batch_first: whether input and output are (B, T, ·) and not (T, B, ·).
+        dropout: the probability with which an entry passed from one layer to the next is set to 0 in
+            training; the others are scaled up.
+        bidirectional: whether every layer also runs from the last step to the first; D is then 2,
+            else 1, and the outputs of both directions stand side by side.
+        proj_size: P, the number of entries of h if it is to be below H; 0 for H.
+        device: where the parameters live.
+        dtype: dtype of the parameters.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or out of range.
+    """
+
+    slab = 4
+    parameter_names = (*RecurrentModule.parameter_names, "weight_hr")
+    state_names = ("hx[0]", "hx[1]")
+    mode = "LSTM"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Create the parameters and draw their first values."""
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            device,
+            dtype,
+            proj_size,
+        )
+
+    @property
+    def layer(self) -> Layer:
+        """The LSTM."""
+        return LSTM_LAYER
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """The number of entries of h and of C."""
+        return (self.proj_size or self.hidden_size, self.hidden_size)
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
+        """Run along a batch of sequences.
+
+        Args:
+            input: (T, B, I), (B, T, I) if ``batch_first``, (T, I) for one sequence, or a
+                ``PackedSequence``; T at least 1.
+            hx: ``(h_0, c_0)``, (L · D, B, P) and (L · D, B, H), without B for one sequence; P is H if
+                there is no projection; zeros if None.
+
+        Returns:
+            The states h_t of the last layer, (T, B, D · P) or in the form of the input, and
+            ``(h_n, c_n)``, the last states of every layer and direction, in the form of ``hx``.
+
+        Raises:
+            TypeError: no tensor, no pair, or not the dtype of the weights.
+            ValueError: a shape or a device that does not fit.
+        """
+        output, (h_n, C_n) = self.run(input, None if hx is None else pair(self._get_name(), hx))
+        return output, (h_n, C_n)
+
+
+class GRU(RecurrentLayers):
+    """The gated recurrent unit, by default drop-in for :class:`torch.nn.GRU`.
+
+    The rows of the weights hold r, z and the candidate in this order, and z_t is torch's, the share
+    that the old state keeps; the notes' z_t is 1 - z_t. :mod:`rnnlib.convert` goes from one to the
+    other. ``reset_after`` moves the reset gate and changes nothing else:
+
+    - True (torch, cuDNN, Keras): h̃_t = tanh(W_ih x_t + b_ih + r_t ⊙ (W_hh h_{t-1} + b_hh)).
+    - False (the notes, Cho et al. 2014, ONNX by default):
+      h̃_t = tanh(W_ih x_t + b_ih + W_hh (r_t ⊙ h_{t-1}) + b_hh), so that both biases of the candidate
+      are added outside the reset and act as their sum (:eq:`eq-gru-candidate`).
+
+    In the gates r and z the two biases act as their sum either way. The state_dict has the same names
+    and shapes either way, and does not tell which way it was trained.
+
+    Args:
+        input_size: I, the number of inputs.
+        hidden_size: H, the number of hidden units.
+        num_layers: L, the number of layers on top of each other.
+        bias: whether there are biases.
+        batch_first: whether input and output are (B, T, ·) and not (T, B, ·).
+        dropout: the probability with which an entry passed from one layer to the next is set to 0 in
+            training; the others are scaled up.
+        bidirectional: whether every layer also runs from the last step to the first; D is then 2,
+            else 1, and the outputs of both directions stand side by side.
+        device: where the parameters live.
+        dtype: dtype of the parameters.
+        reset_after: whether the reset gate acts after the recurrent product.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or out of range.
+    """
+
+    slab = 3
+    mode = "GRU"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        reset_after: bool = True,
+    ) -> None:
+        """Create the parameters and draw their first values."""
+        check_flag(type(self).__name__, "reset_after", reset_after)
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
+        )
+        self.reset_after = reset_after
+
+    @property
+    def layer(self) -> Layer:
+        """The GRU with the reset on this side of the product."""
+        return GRU_LAYERS[self.reset_after]
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        """Run along a batch of sequences.
+
+        Args:
+            input: (T, B, I), (B, T, I) if ``batch_first``, (T, I) for one sequence, or a
+                ``PackedSequence``; T at least 1.
+            hx: h_0, (L · D, B, H), or (L · D, H) for one sequence; zeros if None.
+
+        Returns:
+            The states h_t of the last layer, (T, B, D · H) or in the form of the input, and h_n, the
+            last state of every layer and direction, in the form of ``hx``.
+
+        Raises:
+            TypeError: no tensor, or not the dtype of the weights.
+            ValueError: a shape or a device that does not fit.
+        """
+        output, (h_n,) = self.run(input, None if hx is None else (hx,))
+        return output, h_n
+
+    def extra_repr(self) -> str:
+        """The arguments that are not the default, as torch.nn prints them."""
+        return ", ".join([super().extra_repr(), *changed(self, {"reset_after": True})])
+
+
+class RecurrentCell(RecurrentModule):
+    """One step of one layer: what the three cells share."""
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool, device: Device, dtype: torch.dtype | None
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, dtype)
+        self.add_parameters("", input_size, device, dtype)
+        self.reset_parameters()
+
+    def run(self, input: Tensor, hx: Sequence[Any] | None) -> tuple[Tensor, ...]:
+        """One step.
+
+        Args:
+            input: (B, I) or (I,).
+            hx: the states, (B, H) or (H,) each; zeros if None.
+
+        Returns:
+            The new states, (B, H) or (H,) each.
+        """
+        where, I = self._get_name(), self.input_size
+        weights = self.weights("")
+        x = check_tensor(where, "input", input, weights[0])
+        if x.dim() not in (1, 2) or x.shape[-1] != I:
+            raise ValueError(
+                f"{where}: input has shape {tuple(x.shape)}, expected (B, I) or, with no batch, (I,), "
+                f"with I = {I} set by input_size"
+            )
+        leading = tuple(x.shape[:-1])
+        if hx is None:
+            states = self.zero_states(x, leading)
+        else:
+            states = self.check_states(hx, weights[0], "(B, size)" if leading else "(size,)", leading)
+        if not leading:
+            x, states = x.unsqueeze(0), tuple(state.unsqueeze(0) for state in states)  # (1, ·)
+        _, *results = LayerFunction.apply(self.layer, Steps((len(x),)), x, *states, *weights)
+        return tuple(state if leading else state.squeeze(0) for state in results[: len(states)])
+
+    def extra_repr(self) -> str:
+        """The arguments that are not the default, as torch.nn prints them."""
+        return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed(self, {"bias": True})])
+
+
+class RNNCell(RecurrentCell):
+    """One step of the vanilla network, drop-in for :class:`torch.nn.RNNCell`: see :class:`RNN`.
+
+    Args:
+        input_size: I, the number of inputs.
+        hidden_size: H, the number of hidden units.
+        bias: whether there are biases.
+        nonlinearity: ``"tanh"`` or ``"relu"``.
+        device: where the parameters live.
+        dtype: dtype of the parameters.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or out of range.
+    """
+
+    slab = 1
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Create the parameters and draw their first values."""
+        check_choice(type(self).__name__, "nonlinearity", nonlinearity, tuple(RNN_LAYERS))
+        super().__init__(input_size, hidden_size, bias, device, dtype)
+        self.nonlinearity = nonlinearity
+
+    @property
+    def layer(self) -> Layer:
+        """The vanilla network with this nonlinearity."""
+        return RNN_LAYERS[self.nonlinearity]
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """One step.
+
+        Args:
+            input: x_t, (B, I) or (I,).
+            hx: h_{t-1}, (B, H) or (H,); zeros if None.
+
+        Returns:
+            h_t, (B, H) or (H,).
+
+        Raises:
+            TypeError: no tensor, or not the dtype of the weights.
+            ValueError: a shape or a device that does not fit.
+        """
+        (h_t,) = self.run(input, None if hx is None else (hx,))
+        return h_t
+
+    def extra_repr(self) -> str:
+        """The arguments that are not the default, as torch.nn prints them."""
+        return ", ".join([super().extra_repr(), *changed(self, {"nonlinearity": "tanh"})])
+
+
+class LSTMCell(RecurrentCell):
+    """One step of an LSTM, drop-in for :class:`torch.nn.LSTMCell`: see :class:`LSTM`.
+
+    Args:
+        input_size: I, the number of inputs.
+        hidden_size: H, the number of hidden units.
+        bias: whether there are biases.
+        device: where the parameters live.
+        dtype: dtype of the parameters.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or out of range.
+    """
+
+    slab = 4
+    state_names = ("hx[0]", "hx[1]")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Create the parameters and draw their first values."""
+        super().__init__(input_size, hidden_size, bias, device, dtype)
+
+    @property
+    def layer(self) -> Layer:
+        """The LSTM."""
+        return LSTM_LAYER
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """The number of entries of h and of C."""
+        return (self.hidden_size, self.hidden_size)
+
+    def weights(self, suffix: str) -> tuple[Any, ...]:
+        """The parameters; a cell has no projection."""
+        return (*super().weights(suffix), None)
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """One step.
+
+        Args:
+            input: x_t, (B, I) or (I,).
+            hx: ``(h_{t-1}, C_{t-1})``, (B, H) or (H,) each; zeros if None.
+
+        Returns:
+            ``(h_t, C_t)``, (B, H) or (H,) each.
+
+        Raises:
+            TypeError: no tensor, no pair, or not the dtype of the weights.
+            ValueError: a shape or a device that does not fit.
+        """
+        h_t, C_t = self.run(input, None if hx is None else pair(self._get_name(), hx))
+        return h_t, C_t
+
+
+class GRUCell(RecurrentCell):
+    """One step of a GRU, by default drop-in for :class:`torch.nn.GRUCell`: see :class:`GRU`.
+
+    Args:
+        input_size: I, the number of inputs.
+        hidden_size: H, the number of hidden units.
+        bias: whether there are biases.
+        device: where the parameters live.
+        dtype: dtype of the parameters.
+        reset_after: whether the reset gate acts after the recurrent product.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or out of range.
+    """
+
+    slab = 3
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        reset_after: bool = True,
+    ) -> None:
+        """Create the parameters and draw their first values."""
+        check_flag(type(self).__name__, "reset_after", reset_after)
+        super().__init__(input_size, hidden_size, bias, device, dtype)
+        self.reset_after = reset_after
+
+    @property
+    def layer(self) -> Layer:
+        """The GRU with the reset on this side of the product."""
+        return GRU_LAYERS[self.reset_after]
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """One step.
+
+        Args:
+            input: x_t, (B, I) or (I,).
+            hx: h_{t-1}, (B, H) or (H,); zeros if None.
+
+        Returns:
+            h_t, (B, H) or (H,).
+
+        Raises:
+            TypeError: no tensor, or not the dtype of the weights.
+            ValueError: a shape or a device that does not fit.
+        """
+        (h_t,) = self.run(input, None if hx is None else (hx,))
+        return h_t
+
+    def extra_repr(self) -> str:
+        """The arguments that are not the default, as torch.nn prints them."""
+        return ", ".join([super().extra_repr(), *changed(self, {"reset_after": True})])
