@@ -70,7 +70,7 @@ outputs: $(READY)  ## re-run the notebooks and keep the outputs of the checked c
 
 .PHONY: agreement
 agreement: $(READY)  ## measure again how closely rnnlib agrees with its references (a table of the book)
-	@$(BIN)/python -m pytest -q -m "not book" --record-agreement book/agreement.json tests
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not book" --record-agreement book/agreement.json tests
 
 .PHONY: lock
 lock: $(READY)  ## write requirements.lock from what .venv holds

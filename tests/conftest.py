@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -50,7 +51,17 @@ def agree() -> Agreement:
     return _agreement
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker of pytest-xdist hands in what it found (nothing, if it crashed)."""
+    _agreement.add(getattr(node, "workeroutput", {}).get("agreement", []))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    worker = getattr(session.config, "workeroutput", None)
+    if worker is not None:
+        worker["agreement"] = _agreement.rows()
+        return
     path = session.config.getoption("--record-agreement")
     if path:
         Path(path).write_text(json.dumps(_agreement.rows(), indent=1) + "\n", encoding="utf-8")

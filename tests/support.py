@@ -84,12 +84,18 @@ class Agreement:
             function = f"{function.__module__}.{function.__qualname__}".removeprefix("rnnlib.")
         for name, a, e in zip(names, actual, expected, strict=True):
             error = relative_error(a, e)
-            key = (function, reference, dtype)
-            self._worst[key] = max(self._worst.get(key, 0.0), error)
+            row = {"function": function, "reference": reference, "dtype": dtype, "worst_error": error}
+            self.add([row])
             assert error <= allowed, (
                 f"{function}{f'[{name}]' if name else ''} differs from {reference} by {error:.2e} "
                 f"(relative), allowed {allowed:.0e}"
             )
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep the worst of these rows and of what is there."""
+        for row in rows:
+            key = (row["function"], row["reference"], row["dtype"])
+            self._worst[key] = max(self._worst.get(key, 0.0), row["worst_error"])
 
     def rows(self) -> list[dict[str, Any]]:
         """The record: one row per function, reference and dtype."""

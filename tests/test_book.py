@@ -256,6 +256,23 @@ class TestTheCacheOfTheNotebooks:
         assert rnnbook.cache_key() != before
 
 
+def test_every_exercise_has_a_solution_that_is_folded_on_the_page_and_in_jupyterlab():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        exercises, solutions, within = [], [], False
+        for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "markdown":
+                exercises += re.findall(r"\{exercise-start\}.*\n:label: (\S+)", source)
+                solutions += re.findall(r"\{solution-start\} (\S+)\n:class: dropdown", source)
+                opened, closed = source.rfind("{solution-start}"), source.rfind("{solution-end}")
+                within = opened > closed or (within and opened == closed)
+            elif within:
+                hidden = cell["metadata"].get("jupyter", {})
+                assert hidden == {"source_hidden": True, "outputs_hidden": True}, f"{path.name}, cell {i}"
+        assert 4 <= len(exercises) <= 6, f"{path.name}: {len(exercises)} exercises"
+        assert solutions == exercises, f"{path.name}: every exercise has one solution, in order"
+
+
 def test_the_stored_outputs_are_those_of_checked_cells():
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
