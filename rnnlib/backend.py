@@ -347,6 +347,19 @@ def check_arrays(where: str, entries: Sequence[Entry], allow_nan: bool = False) 
             if _terms(dim) is None and dim not in sizes:
                 sizes[dim] = (int(size), name)
 
+    for name, x, spec in entries:  # where I is named in H+I alone, it is what H leaves
+        for dim, size in zip(spec.split(), x.shape, strict=True):
+            terms = _terms(dim) or ()
+            unknown = [(count, letter) for count, letter in terms if letter and letter not in sizes]
+            if len(unknown) == 1 and unknown[0][0] == 1:
+                rest = sum(n * (sizes[d][0] if d else 1) for n, d in terms if (n, d) != unknown[0])
+                if size <= rest:
+                    raise ValueError(
+                        f"{where}: {name} has shape {tuple(x.shape)}, expected ({', '.join(spec.split())}) "
+                        f"with {unknown[0][1]} at least 1"
+                    )
+                sizes[unknown[0][1]] = (int(size) - rest, name)
+
     def wanted(dim: str) -> int:
         terms = _terms(dim)
         if terms is None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeAlias, TypeVar, cast
 
 from rnnlib.backend import Array, backend_of, check_arrays, checked, is_array
-from rnnlib.cell import Cell, State
+from rnnlib.cell import Cell, State, replace_unchecked
 from rnnlib.equations import implements
 from rnnlib.unroll import Trajectory, as_state, unroll, whole_lengths
 
@@ -85,19 +85,27 @@ def with_parameters(network: NetworkT, parameters: Mapping[str, Array]) -> Netwo
             f"with_parameters: parameters has the names {', '.join(parameters)}, expected {', '.join(known)}"
         )
 
-    def filled(value: Any, name: str) -> Any:
-        if is_array(value):
-            return parameters[name]
-        if isinstance(value, tuple):
-            return tuple(filled(part, f"{name}.{i}") for i, part in enumerate(value))
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = [field.name for field in dataclasses.fields(value)]
-            return dataclasses.replace(
-                value, **{f: filled(getattr(value, f), f"{name}.{f}" if name else f) for f in fields}
-            )
-        return value
+    return _filled(network, "", parameters, dataclasses.replace)
 
-    return filled(network, "")
+
+def _filled(value: Any, name: str, parameters: Mapping[str, Array], replace: Callable[..., Any]) -> Any:
+    """``value``, called ``name`` within its network, with the arrays of ``parameters`` in it."""
+    if is_array(value):
+        return parameters[name]
+    if isinstance(value, tuple):
+        return tuple(_filled(part, f"{name}.{i}", parameters, replace) for i, part in enumerate(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        prefix = f"{name}." if name else ""
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return replace(
+            value, **{f: _filled(part, prefix + f, parameters, replace) for f, part in fields.items()}
+        )
+    return value
+
+
+def _gradient_record(network: NetworkT, gradients: Mapping[str, Array]) -> NetworkT:
+    """A record of the network's own type that holds gradients, which may be inf or NaN."""
+    return cast(NetworkT, _filled(network, "", gradients, replace_unchecked))
 
 
 def _added(total: dict[str, Array], gradient: Any) -> dict[str, Array]:
@@ -112,7 +120,7 @@ def _sum(gradients: Iterable[Any]) -> Any:
     gradient = None
     for gradient in gradients:
         total = _added(total, gradient)
-    return with_parameters(gradient, total)
+    return _gradient_record(gradient, total)
 
 
 # --- one step back ------------------------------------------------------------------------------
@@ -270,7 +278,7 @@ def bptt(
         d_x_t, d_state, d_cell_t = _step_back(cell, trajectory, t, d_state)
         d_cell = _added(d_cell, d_cell_t)
         d_xs.append(d_x_t)
-    return Gradients(with_parameters(d_cell_t, d_cell), backend_of(d_hs).stack(d_xs[::-1]), d_state)
+    return Gradients(_gradient_record(d_cell_t, d_cell), backend_of(d_hs).stack(d_xs[::-1]), d_state)
 
 
 # --- the double sum -----------------------------------------------------------------------------
@@ -648,7 +656,7 @@ def truncated_bptt(
             d_xs[t] = d_xs[t] + part.d_xs[t - start]
         if start == 0:
             d_initial = map_state(lambda a, b: a + b, d_initial, part.d_initial)
-    return Gradients(with_parameters(part.d_cell, d_cell), xp.stack(d_xs), d_initial)
+    return Gradients(_gradient_record(part.d_cell, d_cell), xp.stack(d_xs), d_initial)
 
 
 # --- checkpointed -------------------------------------------------------------------------------
@@ -742,7 +750,7 @@ def checkpointed_bptt(
         del trajectory  # before the next one is made
         d_cell, d_state = _added(d_cell, part.d_cell), part.d_initial
         d_xs.append(part.d_xs)
-    return Gradients(with_parameters(part.d_cell, d_cell), backend_of(xs).concat(d_xs[::-1]), d_state)
+    return Gradients(_gradient_record(part.d_cell, d_cell), backend_of(xs).concat(d_xs[::-1]), d_state)
 
 
 def outputs(
@@ -879,7 +887,7 @@ def _from_parameter_vector(vector: Array, like: Any) -> Any:
         size = math.prod(array.shape)
         parts[name] = vector[offset : offset + size].reshape(tuple(array.shape))
         offset += size
-    return with_parameters(like, parts)
+    return _gradient_record(like, parts)
 
 
 @checked

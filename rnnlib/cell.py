@@ -59,6 +59,24 @@ def arrays_of(record: Any) -> dict[str, Array]:
     return {name: value for name, value in fields.items() if is_array(value)}
 
 
+def replace_unchecked(record: RecordT, **changes: Any) -> RecordT:
+    """The same record with other values in some fields, and no check of what they hold.
+
+    For gradients, in records of the type of what they belong to: an exploded gradient is inf or NaN
+    and must be seen as such, where a parameter may be neither.
+
+    Args:
+        record: a frozen dataclass.
+        changes: new values by the name of the field.
+    """
+    copy = object.__new__(type(record))
+    for field in dataclasses.fields(record):  # type: ignore[arg-type]
+        object.__setattr__(copy, field.name, changes.pop(field.name, getattr(record, field.name)))
+    if changes:
+        raise TypeError(f"{type(record).__name__} has no field {', '.join(changes)}")
+    return copy
+
+
 def map_arrays(function: Callable[..., Array], record: RecordT, *others: Any) -> RecordT:
     """A record of the same type with ``function`` applied to its arrays, field by field.
 
@@ -71,4 +89,4 @@ def map_arrays(function: Callable[..., Array], record: RecordT, *others: Any) ->
         name: function(value, *(getattr(other, name) for other in others))
         for name, value in arrays_of(record).items()
     }
-    return dataclasses.replace(record, **changed)  # type: ignore[type-var]
+    return replace_unchecked(record, **changed)

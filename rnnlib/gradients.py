@@ -19,7 +19,7 @@ import numpy as np
 
 from rnnlib import activations
 from rnnlib.backend import Array, Checked, backend_of, check_arrays, check_choice, checked, is_array
-from rnnlib.cell import Cell, State
+from rnnlib.cell import Cell, State, replace_unchecked
 from rnnlib.equations import implements
 from rnnlib.initialisation import check_lapack, check_number, orthogonal, spectral_radius
 from rnnlib.unroll import Trajectory, initial_state
@@ -622,9 +622,7 @@ def _map(function: Callable[[Array], Array], gradients: Any) -> Any:
         return backend_of(gradients).asarray(function(gradients), like=gradients)
     if dataclasses.is_dataclass(gradients) and not isinstance(gradients, type):
         fields = {f.name: getattr(gradients, f.name) for f in dataclasses.fields(gradients)}
-        return dataclasses.replace(
-            gradients, **{name: _map(function, value) for name, value in fields.items()}
-        )
+        return replace_unchecked(gradients, **{name: _map(function, value) for name, value in fields.items()})
     if isinstance(gradients, dict):
         return {key: _map(function, value) for key, value in gradients.items()}
     if isinstance(gradients, list | tuple):

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
 from rnnlib import activations
-from rnnlib.backend import Array, backend_of, check_arrays, check_record, is_array
-from rnnlib.cell import State
+from rnnlib.backend import Array, backend_of, check_record
+from rnnlib.cell import State, replace_unchecked
 from rnnlib.equations import implements
 
 
@@ -351,16 +351,7 @@ class GRUCell:
     state_names: ClassVar[tuple[str, ...]] = ("h",)
 
     def __post_init__(self) -> None:
-        W_z = self.W_z
-        entries = [(name, getattr(self, name), "H H+I") for name in ("W_z", "W_r", "W")]
-        entries += [(name, getattr(self, name), "H") for name in ("b_z", "b_r", "b")]
-        if is_array(W_z):
-            if W_z.ndim != 2 or not W_z.shape[0] < W_z.shape[1]:
-                raise ValueError(
-                    f"GRUCell: W_z has shape {tuple(W_z.shape)}, expected (H, H+I) with I at least 1"
-                )
-            entries.append(("W_z[:, H:]", W_z[:, W_z.shape[0] :], "H I"))  # no other shape names I alone
-        check_arrays("GRUCell", entries)
+        check_record(self)
 
     @property
     def input_size(self) -> int:
@@ -407,7 +398,8 @@ class GRUCell:
         d_x_z, d_h_z, d_W_z, d_b_z = update_gate_backward.unchecked(d_z_t, cache.a_z, x_t, h_prev, self.W_z)
         d_x_t = d_x_h + d_x_r + d_x_z  # (B, I)
         d_h_prev = d_h_carried + d_h_h + d_h_r + d_h_z  # (B, H)
-        return d_x_t, (d_h_prev,), GRUCell(d_W_z, d_b_z, d_W_r, d_b_r, d_W, d_b)
+        d_cell = replace_unchecked(self, W_z=d_W_z, b_z=d_b_z, W_r=d_W_r, b_r=d_b_r, W=d_W, b=d_b)
+        return d_x_t, (d_h_prev,), d_cell
 
 
 # --- the reset after the product ----------------------------------------------------------------
@@ -666,5 +658,15 @@ class ResetAfterGRUCell:
         d_x_z, d_h_z, d_W_z, d_b_z = update_gate_backward.unchecked(d_z_t, cache.a_z, x_t, h_prev, self.W_z)
         d_x_t = d_x_h + d_x_r + d_x_z  # (B, I)
         d_h_prev = d_h_carried + d_h_h + d_h_r + d_h_z  # (B, H)
-        d_cell = ResetAfterGRUCell(d_W_z, d_b_z, d_W_r, d_b_r, d_W_x, d_b_x, d_W_h, d_b_h)
+        d_cell = replace_unchecked(
+            self,
+            W_z=d_W_z,
+            b_z=d_b_z,
+            W_r=d_W_r,
+            b_r=d_b_r,
+            W_x=d_W_x,
+            b_x=d_b_x,
+            W_h=d_W_h,
+            b_h=d_b_h,
+        )
         return d_x_t, (d_h_prev,), d_cell

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 from rnnlib import activations, normalisation
-from rnnlib.backend import Array, _resolve, backend_of, check_arrays, checked, is_array, shape_of
-from rnnlib.cell import State
+from rnnlib.backend import Array, backend_of, check_record, checked
+from rnnlib.cell import State, replace_unchecked
 from rnnlib.equations import implements
 
 _logistic = activations.logistic.unchecked
@@ -502,19 +502,7 @@ class _Family:
     W_C: Array
 
     def __post_init__(self) -> None:
-        name, W_C = type(self).__name__, self.W_C
-        entries = [
-            (field, getattr(self, field), spec)
-            for field, annotation in _resolve(type(self)).items()  # type: ignore[arg-type]
-            if (spec := shape_of(annotation)) is not None
-        ]
-        if is_array(W_C):
-            if W_C.ndim != 2 or not W_C.shape[0] < W_C.shape[1]:
-                raise ValueError(
-                    f"{name}: W_C has shape {tuple(W_C.shape)}, expected (H, H+I) with I at least 1"
-                )
-            entries.append(("W_C[:, H:]", W_C[:, W_C.shape[0] :], "H I"))  # no other shape names I alone
-        check_arrays(name, entries)
+        check_record(self)
 
     @property
     def input_size(self) -> int:
@@ -625,7 +613,7 @@ class LSTMCell(_Family):
             C=preactivation_backward.unchecked(d_a_C, x_t, h_prev, self.W_C),
             o=preactivation_backward.unchecked(d_a_o, x_t, h_prev, self.W_o),
         )
-        return d_x_t, (d_h_prev, d_C_prev), LSTMCell(**d_parameters)
+        return d_x_t, (d_h_prev, d_C_prev), replace_unchecked(self, **d_parameters)
 
 
 # --- variant: peepholes -----------------------------------------------------------------------
@@ -968,7 +956,7 @@ class PeepholeLSTMCell(_Family):
         C = preactivation_backward.unchecked(d_a_C, x_t, h_prev, self.W_C)
         d_x_t, d_h_prev, d_parameters = _sum_over_gates(f=f, i=i, C=C, o=o)
         d_C_prev = d_C_from_memory + d_C_from_f + d_C_from_i  # (B, H)
-        d_cell = PeepholeLSTMCell(**d_parameters, p_f=d_p_f, p_i=d_p_i, p_o=d_p_o)
+        d_cell = replace_unchecked(self, **d_parameters, p_f=d_p_f, p_i=d_p_i, p_o=d_p_o)
         return d_x_t, (d_h_prev, d_C_prev), d_cell
 
 
@@ -1063,7 +1051,7 @@ class CoupledLSTMCell(_Family):
             C=preactivation_backward.unchecked(d_a_C, x_t, h_prev, self.W_C),
             o=preactivation_backward.unchecked(d_a_o, x_t, h_prev, self.W_o),
         )
-        return d_x_t, (d_h_prev, d_C_prev), CoupledLSTMCell(**d_parameters)
+        return d_x_t, (d_h_prev, d_C_prev), replace_unchecked(self, **d_parameters)
 
 
 # --- variant: no forget gate ------------------------------------------------------------------
@@ -1186,7 +1174,7 @@ class NoForgetLSTMCell(_Family):
             C=candidate_backward.unchecked(d_C_tilde, cache.a_C, x_t, h_prev, self.W_C),
             o=preactivation_backward.unchecked(d_a_o, x_t, h_prev, self.W_o),
         )
-        return d_x_t, (d_h_prev, d_C_prev), NoForgetLSTMCell(**d_parameters)
+        return d_x_t, (d_h_prev, d_C_prev), replace_unchecked(self, **d_parameters)
 
 
 # --- variant: layer normalisation -------------------------------------------------------------
@@ -1421,16 +1409,24 @@ class LayerNormLSTMCell(_Family):
                 d_a_t, cache.x_t, cache.h_prev, W, self.alpha_h, self.alpha_x, self.epsilon
             )
         )
-        d_cell = LayerNormLSTMCell(
-            *_quarters(d_W),
-            *_quarters(d_b),
-            d_alpha_h,
-            d_beta_h,
-            d_alpha_x,
-            d_beta_x,
-            d_alpha_C,
-            d_beta_C,
-            self.epsilon,
+        d_W_f, d_W_i, d_W_C, d_W_o = _quarters(d_W)  # (H, H+I)
+        d_b_f, d_b_i, d_b_C, d_b_o = _quarters(d_b)  # (H,)
+        d_cell = replace_unchecked(
+            self,
+            W_f=d_W_f,
+            W_i=d_W_i,
+            W_C=d_W_C,
+            W_o=d_W_o,
+            b_f=d_b_f,
+            b_i=d_b_i,
+            b_C=d_b_C,
+            b_o=d_b_o,
+            alpha_h=d_alpha_h,
+            beta_h=d_beta_h,
+            alpha_x=d_alpha_x,
+            beta_x=d_beta_x,
+            alpha_C=d_alpha_C,
+            beta_C=d_beta_C,
         )
         return d_x_t, (d_h_prev, d_C_prev), d_cell
 

@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, NamedTuple
 
 from rnnlib import activations
 from rnnlib.backend import Array, check_choice, check_record
-from rnnlib.cell import State
+from rnnlib.cell import State, replace_unchecked
 from rnnlib.equations import implements
 
 
@@ -234,4 +234,4 @@ class VanillaCell:
         d_x_t, d_h_prev, d_W_xh, d_W_hh, d_b_h = preactivation_backward.unchecked(
             d_a_t, cache.x_t, cache.h_prev, self.W_xh, self.W_hh
         )
-        return d_x_t, (d_h_prev,), VanillaCell(d_W_xh, d_W_hh, d_b_h, self.activation)
+        return d_x_t, (d_h_prev,), replace_unchecked(self, W_xh=d_W_xh, W_hh=d_W_hh, b_h=d_b_h)

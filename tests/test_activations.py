@@ -186,3 +186,11 @@ def test_an_unknown_activation_is_refused():
             match="activation is 'gelu', expected one of 'tanh', 'logistic', 'relu', 'identity'",
         ):
             function("gelu", np.ones((1, 1)))
+
+
+def test_the_slope_of_tanh_keeps_its_digits_where_tanh_has_rounded_to_one(agree):
+    a = np.array([[0.0, 1e-9, -3.0, 18.0, 25.0, -300.0]])
+    exact = [[float(mpmath.sech(mpmath.mpf(float(x))) ** 2) for x in a[0]]]
+    slope = activations.tanh_derivative(a)
+    assert np.tanh(25.0) == 1
+    np.testing.assert_allclose(slope, exact, rtol=1e-14)

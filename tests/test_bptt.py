@@ -898,3 +898,16 @@ def test_cells_share_a_meter_and_stay_what_they_are():
 
 def test_every_cell_is_here():
     assert len(CELLS) == len({c.__name__ for c in CELLS}) == 8
+
+
+@pytest.mark.parametrize("cell_type", CELLS)
+def test_an_exploded_gradient_is_handed_on_as_it_is(cell_type):
+    rng = np.random.default_rng(0)
+    cell, xs = random_cell(cell_type, rng, 3, 4), rng.normal(size=(5, 2, 3))
+    d_hs = np.full((5, 2, 4), 1e300)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(3):  # each run multiplies by what is large already
+            gradients = bptt.bptt(cell, unroll(cell, xs), d_hs)
+            d_hs = d_hs * 1e200  # inf
+            assert type(gradients.d_cell) is cell_type
+        assert not all(np.isfinite(a).all() for a in arrays_of(gradients.d_cell).values())
