@@ -148,17 +148,27 @@ class AgreementTable(Directive):
 
     def run(self) -> list[nodes.Node]:
         rows = json.loads((ROOT / "book" / "agreement.json").read_text(encoding="utf-8"))
+        dtypes = [
+            d for d in ("float64", "float32", "bfloat16", "float16") if any(r["dtype"] == d for r in rows)
+        ]
+        worst: dict[tuple[str, str], dict[str, float]] = {}
+        for r in rows:
+            worst.setdefault((r["function"], r["reference"]), {})[r["dtype"]] = r["worst_error"]
         table = nodes.table(classes=["agreement"])
-        group = nodes.tgroup(cols=4)
+        group = nodes.tgroup(cols=2 + len(dtypes))
         table += group
-        for width in (40, 30, 15, 15):
-            group += nodes.colspec(colwidth=width)
+        group += [nodes.colspec(colwidth=width) for width in (40, 30, *(10 for _ in dtypes))]
         head, body = nodes.thead(), nodes.tbody()
         group += [head, body]
-        head += self.row(["function", "reference", "precision", "worst error"])
-        for r in rows:
-            body += self.row([r["function"], r["reference"], r["dtype"], f"{r['worst_error']:.0e}"])
+        head += self.row(["function", "reference", *dtypes])
+        for (function, reference), errors in worst.items():
+            found = [self.number(errors[d]) if d in errors else "" for d in dtypes]
+            body += self.row([function, reference, *found])
         return [table]
+
+    @staticmethod
+    def number(error: float) -> str:
+        return "exact" if error == 0 else f"{error:.0e}"
 
     @staticmethod
     def row(cells: list[str]) -> nodes.row:
