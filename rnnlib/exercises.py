@@ -35,6 +35,7 @@ def check(label: str, answer: Callable[..., Any], seed: int = 0) -> bool:
 
     Raises:
         KeyError: no equation has this label.
+        ValueError: the equation's function takes more than arrays.
     """
     problem = find_problem(label, answer, seed)
     print(f"{label}: {'right' if problem is None else 'not yet'}. ", end="")
@@ -45,6 +46,15 @@ def check(label: str, answer: Callable[..., Any], seed: int = 0) -> bool:
 def find_problem(label: str, answer: Callable[..., Any], seed: int = 0) -> str | None:
     """What is wrong with an answer, in a sentence, or None (see :func:`check`)."""
     reference = equations.equation(label)
+    more = [
+        p.name
+        for p in inspect.signature(reference.function).parameters.values()
+        if p.name not in reference.shapes and p.default is p.empty
+    ]
+    if more:
+        raise ValueError(
+            f"{label} takes more than arrays ({', '.join(more)}), so no random inputs can be drawn for it"
+        )
     rng = np.random.default_rng(seed)
     order = [name for name in inspect.signature(reference.function).parameters if name in reference.shapes]
     for _ in range(CASES):

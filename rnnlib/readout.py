@@ -18,14 +18,14 @@ def ridge(
 ) -> tuple[Annotated[Array, "O H"], Annotated[Array, "O"]]:
     """The readout that minimises the penalised squared error (:eq:`eq-vanilla-ridge`).
 
-    Minimises Σₙ ‖W_hy hₙ + b_y - yₙ‖² + λ ‖W_hy‖²; the bias is not penalised. Solved as one
-    least-squares problem with √λ I written below the centred states, which squares no condition
+    Minimises Σₙ ‖W_hy hₙ + b_y - yₙ‖² + μ ‖W_hy‖_F²; the bias is not penalised. Solved as one
+    least-squares problem with √μ I written below the centred states, which squares no condition
     number as the normal equations would.
 
     Args:
         hs: hidden states, one per row, (N, H).
         ys: targets, one per row, (N, O).
-        penalty: λ, at least 0 and finite.
+        penalty: μ, at least 0 and finite.
 
     Returns:
         ``W_hy`` (O, H) and ``b_y`` (O,).

@@ -81,3 +81,9 @@ def test_the_message_does_not_give_the_answer_away():
 def test_an_unknown_label_lists_its_neighbours():
     with pytest.raises(KeyError, match="eq-vanilla-output"):
         check("eq-vanilla-outputs", right)
+
+
+@pytest.mark.parametrize("label", ["eq-vanilla-ridge", "eq-vanilla-unroll", "eq-vanilla-scaling"])
+def test_an_equation_of_more_than_arrays_is_refused_in_a_sentence(label):
+    with pytest.raises(ValueError, match=f"{label} takes more than arrays"):
+        check(label, right)
