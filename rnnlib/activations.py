@@ -14,6 +14,9 @@ from rnnlib.equations import implements
 ACTIVATIONS = ("tanh", "logistic", "relu", "identity")
 """The names accepted wherever an argument is called ``activation``."""
 
+STEEPEST = {"tanh": 1.0, "logistic": 0.25, "relu": 1.0, "identity": 1.0}
+"""The largest slope of each activation, by name."""
+
 
 @implements("eq-activation-tanh")
 def tanh(a: Annotated[Array, "B H"]) -> Annotated[Array, "B H"]:

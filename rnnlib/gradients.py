@@ -24,9 +24,6 @@ from rnnlib.equations import implements
 from rnnlib.initialisation import check_lapack, check_number, orthogonal, spectral_radius
 from rnnlib.unroll import Trajectory, initial_state
 
-DERIVATIVE_SUPREMUM = {"tanh": 1.0, "logistic": 0.25, "relu": 1.0, "identity": 1.0}
-"""The largest slope of each activation, by name."""
-
 GradientsT = TypeVar("GradientsT")
 
 
@@ -499,7 +496,7 @@ def must_vanish(W_hh: Annotated[Array, "H H"], activation: str = "tanh") -> bool
     """
     check_choice("must_vanish", "activation", activation, activations.ACTIVATIONS)
     check_lapack("must_vanish", "W_hh", W_hh)
-    return bool(spectral_norm.unchecked(W_hh) < 1 / DERIVATIVE_SUPREMUM[activation])
+    return bool(spectral_norm.unchecked(W_hh) < 1 / activations.STEEPEST[activation])
 
 
 @implements("eq-gradients-explode")
@@ -522,7 +519,7 @@ def may_explode(W_hh: Annotated[Array, "H H"], activation: str = "tanh") -> bool
     """
     check_choice("may_explode", "activation", activation, activations.ACTIVATIONS)
     check_lapack("may_explode", "W_hh", W_hh)
-    return bool(spectral_norm.unchecked(W_hh) > 1 / DERIVATIVE_SUPREMUM[activation])
+    return bool(spectral_norm.unchecked(W_hh) > 1 / activations.STEEPEST[activation])
 
 
 # --- Lyapunov exponents -----------------------------------------------------------------------

@@ -14,21 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnnlib import (  # noqa: F401  importing a module registers its equations
-    bidirectional,
-    bptt,
-    convert,
-    deep,
-    equations,
-    gradients,
-    gru,
-    initialisation,
-    losses,
-    lstm,
-    normalisation,
-    readout,
-    vanilla,
-)
+from rnnlib import bidirectional, equations, initialisation, vanilla
 from rnnlib.backend import Array, _entries, _resolve, _terms, check_arrays, is_array, shape_of
 from rnnlib.unroll import unroll
 from rnnlib.vanilla import VanillaCell
@@ -81,6 +67,11 @@ def leftward_run(rng: np.random.Generator) -> dict[str, Any]:
     return {"network": cell, "trajectory": trajectory, "d_hs": d_hs(rng)}
 
 
+def a_memory(rng: np.random.Generator) -> dict[str, Any]:
+    """The weights of a linear network whose state does not grow."""
+    return {"W_hh": 0.8 * initialisation.orthogonal(rng, 3, 3), "W_xh": rng.normal(size=(3, 2))}
+
+
 MAKERS: dict[str, Maker] = {
     "eq-bidirectional-concat-backward": lambda rng: {"d_hs": rng.normal(size=(4, 2, 5)), "hidden_size": 2},
     "eq-bidirectional-leftward": lambda rng: {"network": a_cell(rng), "xs": rng.normal(size=(4, 2, 2))},
@@ -101,6 +92,31 @@ MAKERS: dict[str, Maker] = {
     "eq-bptt-truncated": lambda rng: a_network(rng, k1=2, k2=3),
     "eq-bptt-vector-jacobian": lambda rng: a_run(rng, d_state=rng.normal(size=(2, 3)), t=3, k=1),
     "eq-deep-dropout-mask": lambda rng: {"u": rng.uniform(size=(4, 2, 3)), "rate": 0.4},
+    "eq-dynamics-adjusted": lambda rng: {"r2": rng.uniform(size=3), "samples": 20, "regressors": 4},
+    "eq-dynamics-capacity": lambda rng: {**a_memory(rng), "noise": 0.1},
+    "eq-dynamics-contraction": lambda rng: {
+        "cell": a_cell(rng),
+        "xs": rng.normal(size=(4, 2, 2)),
+        "initial": rng.normal(size=(2, 3)),
+        "other": rng.normal(size=(2, 3)),
+    },
+    "eq-dynamics-covariance": lambda rng: a_memory(rng),
+    "eq-dynamics-determination": lambda rng: {
+        "ys": rng.normal(size=(6, 2)),
+        "answers": rng.normal(size=(6, 2)),
+    },
+    "eq-dynamics-fixed-point": lambda rng: {"w": 2.0, "b": 0.1},
+    "eq-dynamics-flip": lambda rng: {"w": -1 - rng.uniform(size=4)},
+    "eq-dynamics-flow": lambda rng: {"cell": a_cell(rng), "xs": rng.normal(size=(4, 2, 2))},
+    "eq-dynamics-fold": lambda rng: {"w": 1 + rng.uniform(size=4)},
+    "eq-dynamics-memory": lambda rng: {**a_memory(rng), "delays": 4, "noise": 0.1},
+    "eq-dynamics-orbit": lambda rng: {
+        "h_0": rng.normal(size=(2, 3)),
+        "W_hh": rng.normal(size=(3, 3)),
+        "b_h": rng.normal(size=3),
+        "steps": 4,
+    },
+    "eq-dynamics-rotation": lambda rng: {"gain": 1.2, "angle": 0.6},
     "eq-gradients-clip-norm": lambda rng: {"gradients": collection(rng), "threshold": 0.5},
     "eq-gradients-clip-value": lambda rng: {"gradients": collection(rng), "limit": 0.5},
     "eq-gradients-global-norm": lambda rng: {"gradients": collection(rng)},

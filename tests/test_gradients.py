@@ -538,14 +538,14 @@ def test_the_largest_slope_is_what_a_search_finds(activation):
         return -torch.autograd.grad(value, at)[0].item()
 
     found = scipy.optimize.minimize_scalar(negative_slope, bounds=(-3.0, 3.1), method="bounded")
-    assert -found.fun == pytest.approx(gradients.DERIVATIVE_SUPREMUM[activation], abs=1e-8)
+    assert -found.fun == pytest.approx(activations.STEEPEST[activation], abs=1e-8)
 
 
 @pytest.mark.equation("eq-gradients-vanish")
 @given(names, seeds)
 def test_gradients_vanish_where_they_must(activation, seed):
     rng = np.random.default_rng(seed)
-    norm = 0.9 / gradients.DERIVATIVE_SUPREMUM[activation]
+    norm = 0.9 / activations.STEEPEST[activation]
     G = rng.normal(size=(4, 4))
     cell = VanillaCell(
         rng.normal(size=(4, 2)), norm * G / np.linalg.norm(G, 2), rng.normal(size=4), activation
