@@ -622,6 +622,18 @@ def test_derivatives_of_saturated_gates_keep_their_digits(kind, a):
     assert float(d_h_prev[0, 0]) == equals(carried)
 
 
+@pytest.mark.parametrize("array", [np.array, torch.tensor])
+@pytest.mark.parametrize("a", [-300.0, -20.0, 1.0, 20.0, 300.0])
+def test_derivatives_of_a_saturated_candidate_keep_their_digits(array, a):
+    one = array(np.ones((1, 1)))
+    W, a_h = array(np.zeros((1, 2))), array(np.array([[a]]))
+    expected = pytest.approx(4 * math.exp(-2 * abs(a)) / (1 + math.exp(-2 * abs(a))) ** 2, rel=1e-13, abs=0)
+    *_, d_b = gru.candidate_backward(one, a_h, one, one, one, W)
+    assert float(d_b[0]) == expected
+    _, _, _, _, d_b_x, _, _ = gru.candidate_reset_after_backward(one, a_h, one, one, one, one, one, one)
+    assert float(d_b_x[0]) == expected
+
+
 @pytest.mark.parametrize("kind", CELLS)
 @given(sizes("B", "I", "H"), seeds)
 def test_numpy_and_torch_give_the_same_numbers(kind, n, seed):
@@ -711,9 +723,13 @@ def test_a_NaN_is_passed_on_and_stays_in_its_row(kind):
     cell = random_cell(kind, np.random.default_rng(0), 2, 3)
     x_t = np.ones((2, 2))
     x_t[1, 0] = np.nan
-    (h_t,), _ = cell.step(x_t, (np.zeros((2, 3)),))
+    (h_t,), cache = cell.step(x_t, (np.zeros((2, 3)),))
     assert np.isfinite(h_t[0]).all()
     assert np.isnan(h_t[1]).all()
+    _, (d_h_prev,), d_cell = cell.step_backward((np.ones((2, 3)),), cache)
+    assert np.isfinite(d_h_prev[0]).all()
+    assert np.isnan(d_h_prev[1]).all()
+    assert np.isnan(d_cell.W_z).all()
 
 
 # --- what is refused ----------------------------------------------------------------------------
