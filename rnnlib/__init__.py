@@ -26,6 +26,7 @@ from rnnlib import (
     lstm,
     normalisation,
     readout,
+    sharing,
     unroll,
     vanilla,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "lstm",
     "normalisation",
     "readout",
+    "sharing",
     "unroll",
     "vanilla",
 ]

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnnlib import bidirectional, equations, initialisation, vanilla
+from rnnlib import bidirectional, equations, initialisation, sharing, vanilla
 from rnnlib.backend import Array, _entries, _resolve, _terms, check_arrays, is_array, shape_of
 from rnnlib.unroll import unroll
 from rnnlib.vanilla import VanillaCell
@@ -72,6 +72,20 @@ def a_memory(rng: np.random.Generator) -> dict[str, Any]:
     return {"W_hh": 0.8 * initialisation.orthogonal(rng, 3, 3), "W_xh": rng.normal(size=(3, 2))}
 
 
+def a_shared_network(rng: np.random.Generator) -> sharing.SharedNetwork:
+    cell = a_cell(rng)
+    return sharing.SharedNetwork(cell.W_xh, cell.W_hh, cell.b_h, rng.normal(size=(2, 3)), rng.normal(size=2))
+
+
+def a_run_with_own_weights(rng: np.random.Generator) -> dict[str, Any]:
+    """A network with weights of its own at each of four steps, and a run of it."""
+    network, xs = sharing.untie(a_shared_network(rng), 4), rng.normal(size=(4, 2, 2))
+    hs, ys = sharing.unshared(network, xs)
+    return {"network": network, "xs": xs, "hs": hs, "d_ys": rng.normal(size=ys.shape)}
+
+
+SIZES = {"input_size": 2, "hidden_size": 3, "output_size": 2}
+
 MAKERS: dict[str, Maker] = {
     "eq-bidirectional-concat-backward": lambda rng: {"d_hs": rng.normal(size=(4, 2, 5)), "hidden_size": 2},
     "eq-bidirectional-leftward": lambda rng: {"network": a_cell(rng), "xs": rng.normal(size=(4, 2, 2))},
@@ -117,6 +131,28 @@ MAKERS: dict[str, Maker] = {
         "steps": 4,
     },
     "eq-dynamics-rotation": lambda rng: {"gain": 1.2, "angle": 0.6},
+    "eq-sharing-gradient": lambda rng: {"d_network": sharing.untie(a_shared_network(rng), 4)},
+    "eq-sharing-multiplications": lambda rng: {**SIZES, "steps": 4, "answers": 2},
+    "eq-sharing-parameters": lambda rng: dict(SIZES),
+    "eq-sharing-rest": lambda rng: {
+        "cell": initialisation.random_vanilla_cell(rng, 2, 3, 0.5),
+        "padding": rng.normal(size=2),
+    },
+    "eq-sharing-step-gradients": lambda rng: {
+        **a_run_with_own_weights(rng),
+        "d_as": rng.normal(size=(4, 2, 3)),
+    },
+    "eq-sharing-tied": lambda rng: {"network": a_shared_network(rng), "steps": 4},
+    "eq-sharing-unshared": lambda rng: {
+        "network": sharing.untie(a_shared_network(rng), 4),
+        "xs": rng.normal(size=(4, 2, 2)),
+    },
+    "eq-sharing-unshared-backward": a_run_with_own_weights,
+    "eq-sharing-unshared-parameters": lambda rng: {**SIZES, "steps": 4},
+    "eq-sharing-waiting": lambda rng: {"cell": a_cell(rng), "h_0": rng.normal(size=(2, 3)), "steps": 3},
+    "eq-sharing-washout": lambda rng: {"cell": a_cell(rng), "h_0": rng.normal(size=(2, 3)), "steps": 3},
+    "eq-sharing-window-multiplications": lambda rng: {**SIZES, "steps": 4, "answers": 2},
+    "eq-sharing-window-parameters": lambda rng: {**SIZES, "steps": 4},
     "eq-gradients-clip-norm": lambda rng: {"gradients": collection(rng), "threshold": 0.5},
     "eq-gradients-clip-value": lambda rng: {"gradients": collection(rng), "limit": 0.5},
     "eq-gradients-global-norm": lambda rng: {"gradients": collection(rng)},
