@@ -30,7 +30,6 @@ from rnnlib.bptt import (
 )
 from rnnlib.cell import Cell
 from rnnlib.equations import implements
-from rnnlib.unroll import mask_from_lengths
 
 # --- one step of one layer ----------------------------------------------------------------------
 
@@ -420,7 +419,6 @@ class Stack:
         """
         check_arrays("Stack", [("hs", trajectory.hs, "T B H"), ("d_hs", d_hs, "T B H")])
         d_states = self._per_layer("d_final", d_final)
-        d_hs = _inside(d_hs, trajectory.mask)
         parts = []
         for l in reversed(range(len(self.layers))):
             part = backward(self.layers[l], trajectory.layers[l], d_hs, d_states[l])
@@ -471,7 +469,6 @@ class Stack:
         d_hs = loss_gradient
         if callable(loss_gradient):
             d_hs = gradient_of_loss(loss_gradient, slice(0, int(xs.shape[0])), below[-1])
-        d_hs = _inside(d_hs, None if lengths is None else mask_from_lengths(lengths, xs))
         parts = []
         for l in reversed(range(len(self.layers))):
             fed = self._drop(l, below[l], dropout_masks)
@@ -545,11 +542,3 @@ class Stack:
         return Gradients(
             dataclasses.replace(self, layers=d_layers), d_xs, tuple(part.d_initial for part in parts)
         )
-
-
-def _inside(d_hs: Array, mask: Array | None) -> Array:
-    """A gradient without what stands behind the ends of the sequences."""
-    if mask is None:
-        return d_hs
-    xp = backend_of(d_hs)
-    return xp.where(mask[:, :, None] > 0, d_hs, xp.zeros_like(d_hs))

@@ -386,6 +386,17 @@ def test_a_stack_truncated_late_is_full_with_lengths_too(agree):
         agree(bptt.truncated_bptt, "torch.autograd", case.flat(gradients), case.expected())
 
 
+def test_masks_of_both_kinds_may_stand_side_by_side(agree):
+    rng = np.random.default_rng(13)
+    network = random_stack(rng, 2, 3, [LSTMCell, GRUCell, VanillaCell])
+    new, variational = (random_masks(drop, rng, network, 4, 2) for drop in ("new", "variational"))
+    for masks in ((new[0], variational[1]), (variational[0], new[1])):
+        case = NetworkCase.random(network, 4, 2, "none", rng, masks)
+        agree(Stack.forward, "the equations in torch", case.forward().hs, case.reference()[0])
+        gradients = network.backward(case.forward(), case.d_hs, case.d_final)
+        agree(Stack.backward, "torch.autograd", case.flat(gradients), case.expected())
+
+
 def test_a_stack_in_a_stack_is_a_stack(agree):
     rng = np.random.default_rng(6)
     inner = Stack((random_cell(LSTMCell, rng, 3, 3), random_cell(GRUCell, rng, 3, 3)), residual=True)
