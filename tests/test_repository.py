@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -204,3 +206,24 @@ def test_the_citation_file_names_the_version():
 
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == rnnlib.__version__
+
+
+def test_imports_go_down_the_floors():
+    """Each module imports only modules that stand before it in the API pages, as these promise."""
+    page = (ROOT / "book" / "api.md").read_text(encoding="utf-8")
+    order = re.findall(r"automodule:: rnnlib\.(\w+)", page)
+    assert {f"{name}.py" for name in order} | {"__init__.py"} == {
+        p.name for p in (ROOT / "rnnlib").glob("*.py")
+    }
+    for path in (ROOT / "rnnlib").glob("*.py"):
+        if path.stem == "__init__":
+            continue
+        imported = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "rnnlib":
+                parts = node.module.split(".")
+                imported |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        for name in imported & set(order):
+            assert order.index(name) < order.index(path.stem), (
+                f"{path.name} imports {name}, which comes after it"
+            )
