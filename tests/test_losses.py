@@ -320,12 +320,16 @@ def test_gradients_of_confident_answers_keep_their_digits():
     np.testing.assert_allclose(losses.binary_cross_entropy(a, targets), math.log1p(math.exp(-50)), **exact)
 
 
-def test_one_class_and_one_row_cost_nothing():
+def test_one_class_and_one_row():
     a, targets = np.array([[-3.0]]), np.array([0])
     assert losses.softmax(a) == 1
     assert losses.log_softmax(a) == 0
     assert losses.cross_entropy(a, targets) == 0
     assert losses.cross_entropy_backward(scalar(1), a, targets) == 0
+    assert losses.binary_cross_entropy(a, np.zeros((1, 1))) == pytest.approx(math.log1p(math.exp(-3)))
+    assert losses.binary_cross_entropy_backward(scalar(1), 0 * a, np.zeros((1, 1))) == 0.5
+    assert losses.mean_squared_error(a, 0 * a) == 9
+    assert losses.mean_squared_error_backward(scalar(1), a, 0 * a) == -6
 
 
 def test_autograd_through_the_losses_is_right_where_logits_tie():
