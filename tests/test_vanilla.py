@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnnlib import activations, vanilla
+from rnnlib.cell import replace_unchecked
 from rnnlib.vanilla import VanillaCell
 from tests.support import as_torch, example, seeds, sizes
 
@@ -139,3 +140,14 @@ def test_a_cell_refuses_what_does_not_fit():
         VanillaCell(W, W, np.ones(2), activation="softsign")
     with pytest.raises(dataclasses.FrozenInstanceError):
         VanillaCell(W, W, np.ones(2)).W_xh = W
+
+
+def test_a_record_of_gradients_may_hold_what_parameters_may_not():
+    W = np.ones((2, 2))
+    cell = VanillaCell(W, W, np.ones(2))
+    gradient = replace_unchecked(cell, b_h=np.array([np.nan, np.inf]))
+    assert np.isnan(gradient.b_h[0])
+    assert gradient.W_xh is W
+    assert gradient.activation == "tanh"
+    with pytest.raises(TypeError, match="VanillaCell has no field b_x"):
+        replace_unchecked(cell, b_x=W)
