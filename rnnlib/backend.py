@@ -360,6 +360,13 @@ def check_arrays(where: str, entries: Sequence[Entry], allow_nan: bool = False) 
                     )
                 sizes[unknown[0][1]] = (int(size) - rest, name)
 
+    for name, _, spec in entries:
+        for letter in re.findall(r"[A-Z]\w*", spec):
+            if letter not in sizes:
+                raise ValueError(
+                    f"{where}: {name} is declared ({spec}), but no argument says what {letter} is"
+                )
+
     def wanted(dim: str) -> int:
         terms = _terms(dim)
         if terms is None:

@@ -194,3 +194,11 @@ def test_the_slope_of_tanh_keeps_its_digits_where_tanh_has_rounded_to_one(agree)
     slope = activations.tanh_derivative(a)
     assert np.tanh(25.0) == 1
     np.testing.assert_allclose(slope, exact, rtol=1e-14)
+
+
+def test_the_slope_of_relu_at_infinity_is_that_of_the_limit():
+    a = np.array([[-np.inf, np.inf, np.nan]])
+    np.testing.assert_array_equal(activations.relu_derivative.unchecked(a), [[0.0, 1.0, np.nan]])
+    np.testing.assert_array_equal(
+        activations.relu_derivative.unchecked(torch.tensor(a)), [[0.0, 1.0, np.nan]]
+    )

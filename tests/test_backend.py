@@ -554,3 +554,8 @@ def test_dimensions_are_read_as_sums_of_multiples():
     assert backend._terms("H+I") == ((1, "H"), (1, "I"))
     assert backend._terms("2H+12I+3") == ((2, "H"), (12, "I"), (3, ""))
     assert backend._terms("3") == ((3, ""),)
+
+
+def test_a_declaration_that_names_a_size_nowhere_alone_is_refused():
+    with pytest.raises(ValueError, match=r"f: W is declared \(4H H\+I\), but no argument says what H is"):
+        check_arrays("f", [("W", np.ones((8, 5)), "4H H+I")])
