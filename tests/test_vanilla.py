@@ -151,3 +151,8 @@ def test_a_record_of_gradients_may_hold_what_parameters_may_not():
     assert gradient.activation == "tanh"
     with pytest.raises(TypeError, match="VanillaCell has no field b_x"):
         replace_unchecked(cell, b_x=W)
+
+
+def test_a_cell_knows_its_sizes():
+    cell = random_cell(np.random.default_rng(0), 3, 5)
+    assert (cell.input_size, cell.hidden_size) == (3, 5)
