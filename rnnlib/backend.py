@@ -464,3 +464,25 @@ def check_choice(where: str, name: str, value: Any, choices: Sequence[Any]) -> N
     if value not in choices:
         expected = ", ".join(repr(c) for c in choices)
         raise ValueError(f"{where}: {name} is {value!r}, expected one of {expected}")
+
+
+def check_count(where: str, name: str, value: Any, low: int = 1, high: int | None = None) -> int:
+    """A whole number within its limits, as Python's own, which never overflows.
+
+    Args:
+        where: what the caller is called in the message.
+        name: what the argument is called.
+        value: an ``int`` or a NumPy integer; a bool is neither.
+        low: the smallest number allowed.
+        high: the largest number allowed; None for no limit.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: too small or too large.
+    """
+    expected = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{where}: {name} is a {type(value).__name__}, expected {expected}")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{where}: {name} is {value}, expected {expected}")
+    return int(value)

@@ -17,20 +17,12 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from rnnlib import activations
-from rnnlib.backend import Array, backend_of, check_choice, checked
+from rnnlib.backend import Array, backend_of, check_choice, check_count, checked
 from rnnlib.cell import Cell, State
 from rnnlib.equations import implements
 from rnnlib.initialisation import check_lapack, check_number, spectral_radius
 from rnnlib.unroll import initial_state, unroll
 from rnnlib.vanilla import VanillaCell
-
-
-def _check_count(where: str, name: str, value: Any, low: int) -> None:
-    expected = f"a whole number of at least {low}"
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise TypeError(f"{where}: {name} is a {type(value).__name__}, expected {expected}")
-    if value < low:
-        raise ValueError(f"{where}: {name} is {value}, expected {expected}")
 
 
 def _check_finite(where: str, name: str, value: Any) -> float:
@@ -264,7 +256,7 @@ def orbit(
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; steps not a whole number of
             at least 1; an unknown activation.
     """
-    _check_count("orbit", "steps", steps, 1)
+    check_count("orbit", "steps", steps, 1)
     hs = [h_0]
     for _ in range(steps):
         hs.append(activations.apply(activation, hs[-1] @ W_hh.T + b_h))  # (B, H)
@@ -607,7 +599,7 @@ def memory_curve(
 
     Jaeger (2002).
     """
-    _check_count("memory_curve", "delays", delays, 1)
+    check_count("memory_curve", "delays", delays, 1)
     noise = check_number("memory_curve", "noise", noise, above=False)
     root = _covariance_root("memory_curve", W_hh, W_xh)
     _check_reached("memory_curve", root, noise)
@@ -689,6 +681,6 @@ def adjusted_determination(r2: Annotated[Array, "O"], samples: int, regressors: 
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; counts out of range.
     """
-    _check_count("adjusted_determination", "regressors", regressors, 1)
-    _check_count("adjusted_determination", "samples", samples, regressors + 2)
+    check_count("adjusted_determination", "regressors", regressors, 1)
+    check_count("adjusted_determination", "samples", samples, regressors + 2)
     return 1 - (1 - r2) * ((samples - 1) / (samples - regressors - 1))

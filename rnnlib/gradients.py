@@ -18,7 +18,16 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import numpy as np
 
 from rnnlib import activations
-from rnnlib.backend import Array, Checked, backend_of, check_arrays, check_choice, checked, is_array
+from rnnlib.backend import (
+    Array,
+    Checked,
+    backend_of,
+    check_arrays,
+    check_choice,
+    check_count,
+    checked,
+    is_array,
+)
 from rnnlib.cell import Cell, State, replace_unchecked
 from rnnlib.equations import implements
 from rnnlib.initialisation import check_lapack, check_number, orthogonal, spectral_radius
@@ -466,7 +475,7 @@ def power_bounds(W: Annotated[Array, "H H"], powers: int) -> PowerBounds:
             a whole number of at least 0.
     """
     check_lapack("power_bounds", "W", W)
-    _check_count("power_bounds", "powers", powers, 0)
+    check_count("power_bounds", "powers", powers, 0)
     xp = backend_of(W)
     rho, norm = spectral_radius.unchecked(W), spectral_norm.unchecked(W)
     power, actual = xp.eye(W.shape[0], like=W), []  # (H, H)
@@ -525,14 +534,6 @@ def may_explode(W_hh: Annotated[Array, "H H"], activation: str = "tanh") -> bool
 # --- Lyapunov exponents -----------------------------------------------------------------------
 
 
-def _check_count(where: str, name: str, value: Any, low: int, high: int | None = None) -> None:
-    expected = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise TypeError(f"{where}: {name} is a {type(value).__name__}, expected {expected}")
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{where}: {name} is {value}, expected {expected}")
-
-
 @implements("eq-gradients-lyapunov")
 @checked
 def lyapunov_exponents(
@@ -571,9 +572,9 @@ def lyapunov_exponents(
     xp = backend_of(trajectory.hs)
     S = sum(int(s.shape[1]) for s in trajectory.initial)
     K = S if count is None else count
-    _check_count(where, "count", K, 1, S)
+    check_count(where, "count", K, 1, S)
     T = len(trajectory.caches)
-    _check_count(where, "discard", discard, 0, T - 1)
+    check_count(where, "discard", discard, 0, T - 1)
 
     # A start in general position: an axis may be a direction that the cell never mixes with others.
     start = xp.asarray(orthogonal(np.random.default_rng(0), S, S)[:, :K], like=trajectory.hs)  # (S, K)

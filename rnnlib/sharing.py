@@ -12,10 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
-
 from rnnlib import activations
-from rnnlib.backend import Array, backend_of, check_choice, check_record, checked
+from rnnlib.backend import Array, backend_of, check_choice, check_count, check_record, checked
 from rnnlib.cell import arrays_of
 from rnnlib.equations import implements
 from rnnlib.initialisation import check_lapack
@@ -29,14 +27,7 @@ def _counts(where: str, low: int = 1, **counts: Any) -> list[int]:
         TypeError: not a whole number.
         ValueError: too small.
     """
-    for name, value in counts.items():
-        if not isinstance(value, int | np.integer) or isinstance(value, bool):
-            raise TypeError(
-                f"{where}: {name} is a {type(value).__name__}, expected a whole number of at least {low}"
-            )
-        if value < low:
-            raise ValueError(f"{where}: {name} is {value}, expected a whole number of at least {low}")
-    return [int(value) for value in counts.values()]
+    return [check_count(where, name, value, low) for name, value in counts.items()]
 
 
 # --- the two networks ---------------------------------------------------------------------------
