@@ -15,9 +15,12 @@ from __future__ import annotations
 import hashlib
 import html
 import io
+import json
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
@@ -85,20 +88,20 @@ def figure(
 
 @dataclass(frozen=True)
 class ThemedFigure:
-    """A finished figure: SVG for pages and notebooks, PNG for print.
+    """A finished figure: HTML for pages and notebooks, PNG for print.
 
     Attributes:
-        svg: inline SVG, its ink ``currentColor``.
+        html: inline SVG, its ink ``currentColor``; below it the control, if there is one.
         png: the same picture in black ink on white.
         alt: the description.
     """
 
-    svg: str
+    html: str
     png: bytes
     alt: str
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        return {"text/html": self.svg, "image/png": self.png, "text/plain": f"[figure: {self.alt}]"}
+        return {"text/html": self.html, "image/png": self.png, "text/plain": f"[figure: {self.alt}]"}
 
 
 def show(fig: Any, alt: str) -> ThemedFigure:
@@ -111,31 +114,179 @@ def show(fig: Any, alt: str) -> ThemedFigure:
     Raises:
         ValueError: the description is empty.
     """
+    _check_alt("show", alt)
+    drawing, png = _drawing(fig), _png(fig)
+    plt.close(fig)
+    return ThemedFigure(_inline(drawing, alt), png, alt)
+
+
+def slider(
+    draw: Callable[[Any], Any],
+    values: Sequence[Any],
+    *,
+    label: str,
+    alt: str,
+    say: Callable[[Any], str] | None = None,
+    start: int = 0,
+) -> ThemedFigure:
+    """A figure with one quantity for the reader to turn, as the last expression of a notebook cell.
+
+    The picture is drawn once for every value, here and now, by the same functions as everything
+    else. The page holds all of them and shows one; what they have in common is stored once. It
+    needs no kernel, no network and no library. Without JavaScript, and in print, the first picture
+    remains.
+
+        def orbit(w):
+            fig, ax = plotting.figure()
+            ax.plot(states(w))
+            ax.set(ylim=(-1, 1))  # the same in all pictures, or the axes jump
+            return fig
+
+        plotting.slider(orbit, np.linspace(0, 2, 21), label="weight w", alt="…")
+
+    Args:
+        draw: draws the figure for one value and returns it; every call the same size.
+        values: what to draw, at least two; numbers or short strings.
+        label: what the slider turns, in plain words.
+        alt: what the figure shows and what changes in it, for readers who cannot see it.
+        say: the sentence below the figure for one value, with its numbers; label and value if None.
+        start: the index of the value shown first.
+
+    Raises:
+        ValueError: no description, fewer than two values, ``start`` is not an index of ``values``, or
+            the figures differ in size.
+    """
+    _check_alt("slider", alt)
+    if len(values) < 2:
+        raise ValueError(f"slider: values has {len(values)} entries, expected at least 2")
+    if not 0 <= start < len(values):
+        raise ValueError(f"slider: start is {start}, expected an index of the {len(values)} values")
+    names = [v if isinstance(v, str) else f"{v:.3g}".replace("-", "−") for v in values]
+    sentences = [f"{label}: {name}" for name in names] if say is None else [say(v) for v in values]
+    drawings, png = [], b""
+    for index, value in enumerate(values):
+        fig = draw(value)
+        drawings.append(_drawing(fig))
+        if index == start:
+            png = _png(fig)
+        plt.close(fig)
+    sizes = {drawing.get("viewBox") for drawing in drawings}
+    if len(sizes) > 1:
+        raise ValueError(f"slider: draw returned figures of different sizes: {sorted(map(str, sizes))}")
+    definitions = {item.get("id"): item for drawing in drawings for item in drawing[0]}
+    for drawing in drawings:
+        drawing[0][:] = definitions.values()
+    picture = _inline(_merge(dict(enumerate(drawings)), start)[0], alt)
+    data = html.escape(json.dumps([names, sentences], ensure_ascii=False), quote=True)
+    control = (
+        f'<label style="display:flex;gap:0.75em;align-items:center"><span>{html.escape(label)}</span>'
+        f'<input type="range" min="0" max="{len(values) - 1}" value="{start}" autocomplete="off" '
+        f'aria-valuetext="{html.escape(names[start], quote=True)}" style="flex:1;min-width:8em" '
+        f'oninput="{_TURN}" /></label>'
+        f"<output>{html.escape(sentences[start])}</output>"
+    )
+    return ThemedFigure(
+        f'<div class="rnnlib-slider" data-says="{data}">'
+        f'<div style="overflow-x:auto">{picture}</div>{control}</div>',
+        png,
+        alt,
+    )
+
+
+_TURN = (
+    "const figure = this.closest('.rnnlib-slider'), [names, sentences] = JSON.parse(figure.dataset.says);"
+    "for (const part of figure.querySelectorAll('[data-at]'))"
+    " part.style.display = part.dataset.at.split(' ').includes(this.value) ? '' : 'none';"
+    "this.setAttribute('aria-valuetext', names[this.value]);"
+    "figure.querySelector('output').textContent = sentences[this.value];"
+)
+
+
+def _check_alt(function: str, alt: str) -> None:
     if not alt.strip():
-        raise ValueError("show: alt is empty, expected a sentence that says what the figure shows")
+        raise ValueError(f"{function}: alt is empty, expected a sentence that says what the figure shows")
+
+
+_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+
+
+def _drawing(fig: Any) -> ElementTree.Element:
+    """The SVG of a figure; its first child holds all that the others refer to, once each."""
     buffer = io.StringIO()
     fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    # Ids are shared by all inline SVGs of a page: make them this figure's own.
-    own = "f" + hashlib.sha256((svg + alt).encode()).hexdigest()[:8]
-    svg = re.sub(r'\bid="', f'id="{own}-', svg)
-    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{own}-", svg)
-    head, body = svg.split(">", 1)
-    points = re.search(r'\bwidth="([\d.]+)pt"', head)
+    root = ElementTree.fromstring(buffer.getvalue())
+    definitions: dict[str | None, ElementTree.Element] = {}
+    for parent in list(root.iter()):
+        for child in [c for c in parent if c.tag in {f"{{{_SVG}}}defs", f"{{{_SVG}}}metadata"}]:
+            parent.remove(child)
+            if child.tag.endswith("defs"):
+                definitions |= {item.get("id"): item for item in child}
+        if parent.tag == f"{{{_SVG}}}g":
+            parent.attrib.pop("id", None)  # nothing refers to the id of a group
+        parent.text = parent.tail = None  # line breaks
+    for item in definitions.values():
+        for element in item.iter():
+            if element.tag != f"{{{_SVG}}}style":
+                element.text = None
+            element.tail = None
+    root.insert(0, ElementTree.Element(f"{{{_SVG}}}defs"))
+    root[0].extend(definitions.values())
+    for element in root.iter(f"{{{_SVG}}}path"):
+        element.set("d", re.sub(r"-?\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", element.get("d", "")))
+    return root
+
+
+def _merge(variants: dict[int, ElementTree.Element], start: int) -> list[ElementTree.Element]:
+    """One element for the same place in several drawings, or one for every variant of it."""
+    written: dict[str, list[int]] = {}
+    for index, element in variants.items():
+        written.setdefault(ElementTree.tostring(element, encoding="unicode"), []).append(index)
+    first = next(iter(variants.values()))
+    if len(written) == 1:
+        return [first]
+    if len({(e.tag, tuple(e.items()), len(e)) for e in variants.values()}) == 1 and len(first):
+        merged = ElementTree.Element(first.tag, first.attrib)
+        for place in range(len(first)):
+            merged.extend(_merge({index: e[place] for index, e in variants.items()}, start))
+        return [merged]
+    groups = []
+    for indices in written.values():
+        group = ElementTree.Element(f"{{{_SVG}}}g", {"data-at": " ".join(map(str, indices))})
+        if start not in indices:
+            group.set("style", "display: none")
+        group.append(variants[indices[0]])
+        groups.append(group)
+    return groups
+
+
+def _inline(drawing: ElementTree.Element, alt: str) -> str:
+    """A drawing as part of a page: in the colour of the text, its ids its own, as wide as the page."""
+    points = re.fullmatch(r"([\d.]+)pt", drawing.get("width", ""))
     if points is None:  # matplotlib always writes it; without it the page could not size the figure
-        raise RuntimeError("show: matplotlib wrote an SVG without a width")
-    head = re.sub(r'\b(width|height)="[^"]*"\s*', "", head)
+        raise RuntimeError(f"matplotlib wrote an SVG of width {drawing.get('width')!r}, expected points")
+    for name in ("width", "height", "version"):
+        drawing.attrib.pop(name, None)
     pixels = float(points[1]) * 96 / 72
-    svg = (
-        f'{head} class="rnnlib-figure" role="img" aria-label="{html.escape(alt, quote=True)}" '
-        f'style="width:100%;max-width:{pixels:.0f}px;height:auto">{body}'
-    )
+    drawing.attrib |= {
+        "class": "rnnlib-figure",
+        "role": "img",
+        "aria-label": alt,
+        "style": f"width:100%;max-width:{pixels:.0f}px;height:auto",
+    }
+    ElementTree.register_namespace("", _SVG)
+    ElementTree.register_namespace("xlink", _XLINK)
+    svg = ElementTree.tostring(drawing, encoding="unicode").replace(_INK, "currentColor")
+    # Ids are shared by all inline SVGs of a page: make them this figure's own.
+    own = "f" + hashlib.sha256(svg.encode()).hexdigest()[:8]
+    svg = re.sub(r'\bid="', f'id="{own}-', svg)
+    return re.sub(r'(href="#|url\(#)', rf"\g<1>{own}-", svg)
+
+
+def _png(fig: Any) -> bytes:
+    """The figure for print."""
     png = io.BytesIO()
     fig.savefig(png, format="png", dpi=150, facecolor="white")
-    plt.close(fig)
-    return ThemedFigure(svg, png.getvalue(), alt)
+    return png.getvalue()
 
 
 def states(ax: Any, hs: Any, times: Any = None, limit: float | None = None) -> Any:

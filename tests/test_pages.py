@@ -148,6 +148,40 @@ def test_figures_follow_the_theme(site, open_page):
     assert behind == "rgba(0, 0, 0, 0)"
 
 
+def test_sliders_turn_by_keyboard_and_by_mouse_and_show_what_they_say(site, open_page):
+    seen = 0
+    for docname in PAGES:
+        if b"rnnlib-slider" not in (HTML / f"{docname}.html").read_bytes():
+            continue
+        page = open_page(f"{site}/{docname}.html")
+        for box in page.locator(".rnnlib-slider").all():
+            seen += 1
+            names, sentences = box.evaluate("e => JSON.parse(e.dataset.says)")
+            control, last = box.locator("input"), len(names) - 1
+
+            def shows(index, box=box, names=names, sentences=sentences, control=control):
+                assert control.get_attribute("aria-valuetext") == names[index]
+                assert box.locator("output").inner_text() == " ".join(sentences[index].split())
+                visible = box.evaluate(
+                    """e => [...e.querySelectorAll('[data-at]')]
+                             .filter(g => g.style.display != 'none').map(g => g.dataset.at)"""
+                )
+                assert visible
+                assert all(str(index) in at.split() for at in visible)
+                return visible
+
+            control.focus()
+            page.keyboard.press("Home")
+            page.keyboard.press("ArrowRight")
+            second = shows(1)
+            page.keyboard.press("End")
+            assert shows(last) != second
+            size = control.bounding_box()
+            page.mouse.click(size["x"] + 2, size["y"] + size["height"] / 2)
+            shows(0)
+    assert seen >= 1
+
+
 def test_the_theme_can_be_switched(site, open_page):
     page = open_page(f"{site}/book/index.html")
     seen = set()

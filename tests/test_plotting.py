@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -60,9 +62,9 @@ def test_a_figure_is_valid_inline_svg_in_the_colour_of_the_text():
 
 
 def test_the_same_figure_is_the_same_bytes_and_two_figures_share_no_ids():
-    assert draw().svg == draw().svg
+    assert draw().html == draw().html
     ids = [
-        {e.get("id") for e in ElementTree.fromstring(f.svg).iter() if e.get("id")}
+        {e.get("id") for e in ElementTree.fromstring(f.html).iter() if e.get("id")}
         for f in (draw(), draw("Another description of the very same straight line."))
     ]
     assert ids[0]
@@ -70,7 +72,7 @@ def test_the_same_figure_is_the_same_bytes_and_two_figures_share_no_ids():
 
 
 def test_references_within_a_figure_resolve():
-    svg = draw().svg
+    svg = draw().html
     ids = {e.get("id") for e in ElementTree.fromstring(svg).iter()}
     for part in svg.split('href="#')[1:]:
         assert part.split('"')[0] in ids
@@ -79,11 +81,106 @@ def test_references_within_a_figure_resolve():
 
 
 def test_descriptions_are_escaped_and_required():
-    assert 'aria-label="a &lt;b&gt; &amp; &quot;c&quot;"' in draw('a <b> & "c"').svg
+    assert 'aria-label="a &lt;b&gt; &amp; &quot;c&quot;"' in draw('a <b> & "c"').html
     fig, _ = plotting.figure()
     with pytest.raises(ValueError, match="alt is empty"):
         plotting.show(fig, alt=" ")
     mpl.pyplot.close(fig)
+
+
+def line(value, **options):
+    fig, ax = plotting.figure(height=2, **options)
+    ax.plot([0, 1], [0, value], marker="o")
+    if value > 1:
+        ax.axhline(1.0)
+    ax.set(xlabel="t", ylim=(-3, 3), title=f"value {value}")
+    return fig
+
+
+def frame(html, index):
+    """The picture that a slider shows for one value, its groups of variants unwrapped."""
+    svg = ElementTree.fromstring(html)[0][0]
+    for parent in list(svg.iter()):
+        children = []
+        for child in parent:
+            if child.get("data-at") is None:
+                children.append(child)
+            elif str(index) in child.get("data-at").split():
+                children.extend(child)
+        parent[:] = children
+    return svg
+
+
+def ink(svg):
+    """All that is drawn, without definitions and without the ids that differ from figure to figure."""
+    return [
+        (e.tag, {k: re.sub(r"#f[0-9a-f]{8}-", "#", v) for k, v in e.items() if k not in {"id", "aria-label"}})
+        for part in svg
+        if not part.tag.endswith("defs")
+        for e in part.iter()
+    ]
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_a_slider_shows_for_each_value_what_show_shows(start):
+    values = [-2.0, 0.5, 1.5, 2.5]
+    figure = plotting.slider(line, values, label="value", alt="A line turns.", start=start)
+    svg = ElementTree.fromstring(figure.html)[0][0]
+    assert svg.get("aria-label") == "A line turns."
+    for index, value in enumerate(values):
+        expected = ElementTree.fromstring(plotting.show(line(value), alt="A line.").html)
+        assert ink(frame(figure.html, index)) == ink(expected)
+    shown = [g.get("data-at") for g in svg.iter() if g.get("data-at") and not g.get("style")]
+    assert shown
+    assert all(str(start) in at.split() for at in shown)
+    hidden = [g.get("data-at") for g in svg.iter() if g.get("style") == "display: none"]
+    assert hidden
+    assert not any(str(start) in at.split() for at in hidden)
+    assert figure.png == plotting.show(line(values[start]), alt="A line.").png
+
+
+def test_a_slider_stores_once_what_its_pictures_share_and_its_references_resolve():
+    one = len(plotting.show(line(0.5), alt="A line.").html)
+    many = plotting.slider(line, list(np.linspace(0, 1, 20)), label="value", alt="A line turns.").html
+    assert len(many) < 6 * one
+    ids = [e.get("id") for e in ElementTree.fromstring(many).iter() if e.get("id")]
+    assert len(ids) == len(set(ids))
+    for part in many.split('href="#')[1:]:
+        assert part.split('"')[0] in ids
+
+
+def test_a_slider_says_what_it_shows():
+    figure = plotting.slider(
+        line,
+        [-1.0, 2.0],
+        label="value <v>",
+        alt="A line.",
+        say=lambda v: f'the "end" is {v:.1f} & no more',
+        start=1,
+    )
+    box = ElementTree.fromstring(figure.html)
+    assert json.loads(box.get("data-says")) == [
+        ["−1", "2"],
+        ['the "end" is -1.0 & no more', 'the "end" is 2.0 & no more'],
+    ]
+    assert box.find("output").text == 'the "end" is 2.0 & no more'
+    control = box.find("label/input")
+    assert (control.get("min"), control.get("max"), control.get("value")) == ("0", "1", "1")
+    assert control.get("aria-valuetext") == "2"
+    assert box.find("label/span").text == "value <v>"
+    plain = plotting.slider(line, [-1.0, 2.0], label="value", alt="A line.").html
+    assert ElementTree.fromstring(plain).find("output").text == "value: −1"
+
+
+def test_a_slider_refuses_what_it_cannot_show():
+    with pytest.raises(ValueError, match="slider: alt is empty"):
+        plotting.slider(line, [0, 1], label="v", alt="")
+    with pytest.raises(ValueError, match="values has 1 entries, expected at least 2"):
+        plotting.slider(line, [0], label="v", alt="A line.")
+    with pytest.raises(ValueError, match="start is 2, expected an index of the 2 values"):
+        plotting.slider(line, [0, 1], label="v", alt="A line.", start=2)
+    with pytest.raises(ValueError, match="figures of different sizes"):
+        plotting.slider(lambda v: line(v, width=5 + v), [0, 1], label="v", alt="A line.")
 
 
 def test_states_are_drawn_unit_by_time():
