@@ -25,8 +25,11 @@ from rnnlib import (
     losses,
     lstm,
     normalisation,
+    optim,
     readout,
     sharing,
+    tasks,
+    train,
     unroll,
     vanilla,
 )
@@ -49,8 +52,11 @@ __all__ = [
     "losses",
     "lstm",
     "normalisation",
+    "optim",
     "readout",
     "sharing",
+    "tasks",
+    "train",
     "unroll",
     "vanilla",
 ]

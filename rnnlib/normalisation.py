@@ -1,4 +1,4 @@
-"""Floor 1, chapter 5: layer normalisation (Ba et al. 2016), beside its derivative."""
+"""Floor 1, chapter 9: layer normalisation (Ba et al. 2016), beside its derivative."""
 
 from __future__ import annotations
 

@@ -61,6 +61,11 @@ def probabilities(rng: np.random.Generator, **more: Any) -> dict[str, Any]:
     return {"a": rng.normal(size=(5, 3)), "targets": rng.uniform(size=(5, 3)), **more}
 
 
+def moments(rng: np.random.Generator, *means: str) -> dict[str, Any]:
+    """A parameter, its gradient, and running means that are above zero, as those of squares are."""
+    return {name: rng.uniform(0.1, 1, size=(2, 3)) for name in ("theta_prev", "g_t", *means)}
+
+
 def leftward_run(rng: np.random.Generator) -> dict[str, Any]:
     cell = a_cell(rng)
     _, trajectory = bidirectional.leftward(cell, rng.normal(size=(4, 2, 2)))
@@ -179,6 +184,9 @@ MAKERS: dict[str, Maker] = {
     },
     "eq-vanilla-scaling": lambda rng: {"W": rng.normal(size=(3, 3)), "radius": 0.9},
     "eq-vanilla-unroll": lambda rng: {"cell": a_cell(rng), "xs": rng.normal(size=(4, 2, 2))},
+    "eq-optim-adam": lambda rng: moments(rng, "m_prev", "v_prev") | {"t": 3},
+    "eq-optim-adamw": lambda rng: moments(rng, "m_prev", "v_prev") | {"t": 3},
+    "eq-optim-momentum": lambda rng: moments(rng, "v_prev") | {"rate": 0.1},
 }
 """Arguments by label, for the functions that take more than arrays or not any arrays."""
 

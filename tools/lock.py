@@ -8,7 +8,7 @@ from importlib.metadata import distributions
 
 HEADER = """\
 # Exact versions that CI and classes use. Written by `make lock`; do not edit.
-# pip reads this file as constraints: pip install -c requirements.lock -e ".[torch,book,test]"
+# pip reads this file as constraints: pip install -c requirements.lock -e ".[torch,train,book,test]"
 """
 
 
