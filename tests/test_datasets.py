@@ -455,6 +455,7 @@ class TestSound:
                 "cut off: 3 bytes of sound, expected a multiple of 2",
             ),
             (riff((b"fmt ", form(bits=12, block=2)), (b"data", b"\0\0")), "samples of 12 bits"),
+            (riff((b"fmt ", form(channels=0)), (b"data", b"\0\0")), "0 channels of 16 bits in blocks of 0"),
             (riff((b"fmt ", form(bits=64)), (b"data", b"\0" * 8)), "samples of 64 bits"),
             (
                 riff((b"fmt ", form(channels=0, block=2)), (b"data", b"\0\0")),
@@ -485,6 +486,8 @@ class TestSound:
         assert datasets.read_wav(path, 8000).sampling_rate == 8000
         with pytest.raises(ValueError, match="has 8000 samples per second, expected 16000"):
             datasets.read_wav(path, 16000)
+        with pytest.raises(ValueError, match="has 8000 samples per second, expected 4000"):
+            datasets.read_wav(path, 4000)
         with pytest.raises(TypeError, match="sampling_rate is a float"):
             datasets.read_wav(path, 8000.0)
         with pytest.raises(ValueError, match="sampling_rate is 0"):
