@@ -28,7 +28,7 @@ PathLike: TypeAlias = str | os.PathLike[str]
 """The path of a file or folder."""
 
 Column: TypeAlias = str | int
-"""A column of a table: its name in the header, or its position, from 0."""
+"""How a column of a table is named, by its header or by its position, from 0."""
 
 
 # --- the sets that ship with the package ----------------------------------------------------------
