@@ -289,6 +289,24 @@ def _png(fig: Any) -> bytes:
     return png.getvalue()
 
 
+def power_of_ten(value: float) -> str:
+    """The order of magnitude of a positive number in plain text, for the sentence below a slider.
+
+    Args:
+        value: a positive number, such as 3e-8.
+
+    Returns:
+        Ten to the nearest whole power, such as "10⁻⁸"; 1e-8 and 2e-8 give the same.
+
+    Raises:
+        ValueError: the number has no order of magnitude.
+    """
+    if not (value > 0 and np.isfinite(value)):
+        raise ValueError(f"power_of_ten: value is {value}, expected a positive number")
+    exponent = round(float(np.log10(value)))
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
 def states(ax: Any, hs: Any, times: Any = None, limit: float | None = None) -> Any:
     """Draw hidden states over time as a picture: one row per unit, one column per step.
 

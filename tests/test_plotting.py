@@ -183,6 +183,17 @@ def test_a_slider_refuses_what_it_cannot_show():
         plotting.slider(lambda v: line(v, width=5 + v), [0, 1], label="v", alt="A line.")
 
 
+@pytest.mark.parametrize(("value", "text"), [(3e-8, "10⁻⁸"), (1.0, "10⁰"), (2e12, "10¹²")])
+def test_orders_of_magnitude_are_written_out(value, text):
+    assert plotting.power_of_ten(value) == text
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_only_positive_numbers_have_an_order_of_magnitude(value):
+    with pytest.raises(ValueError, match="expected a positive number"):
+        plotting.power_of_ten(value)
+
+
 def test_states_are_drawn_unit_by_time():
     fig, ax = plotting.figure()
     image = plotting.states(ax, np.array([[0.1, -0.2, 0.3], [0.0, 0.5, -0.5]]))  # (T, H) = (2, 3)
