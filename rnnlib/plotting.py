@@ -182,7 +182,8 @@ def slider(
         f'<label style="display:flex;gap:0.75em;align-items:center"><span>{html.escape(label)}</span>'
         f'<input type="range" min="0" max="{len(values) - 1}" value="{start}" autocomplete="off" '
         f'aria-valuetext="{html.escape(names[start], quote=True)}" style="flex:1;min-width:8em" '
-        f'oninput="{_TURN}" /></label>'
+        # JupyterLab takes the arrow keys for itself, except where it is told not to.
+        f'data-lm-suppress-shortcuts="true" oninput="{_TURN}" /></label>'
         f"<output>{html.escape(sentences[start])}</output>"
     )
     return ThemedFigure(

@@ -167,6 +167,7 @@ def test_a_slider_says_what_it_shows():
     control = box.find("label/input")
     assert (control.get("min"), control.get("max"), control.get("value")) == ("0", "1", "1")
     assert control.get("aria-valuetext") == "2"
+    assert control.get("data-lm-suppress-shortcuts") == "true"  # the arrow keys, in JupyterLab
     assert box.find("label/span").text == "value <v>"
     plain = plotting.slider(line, [-1.0, 2.0], label="value", alt="A line.").html
     assert ElementTree.fromstring(plain).find("output").text == "value: −1"
