@@ -36,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_turn)
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
 
@@ -43,6 +44,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in items:
                 if item.get_closest_marker("gpu"):
                     item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _turn(item: pytest.Item) -> int:
+    """The longest first: the build and the notebooks. The pages last, when the build they need is there."""
+    if item.path.suffix == ".ipynb":
+        return 1
+    return {"test_book.py": 0, "test_pages.py": 3}.get(item.path.name, 2)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import html5lib
 import nbformat
 import pytest
+from filelock import FileLock
 
 from rnnlib import equations
 from tests.conftest import ROOT
@@ -35,13 +36,24 @@ def jupyter_book(source: Path, *options: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.fixture(scope="module")
-def built() -> Path:
-    """The folder of the built pages. The build is strict: any warning fails it."""
-    result = jupyter_book(ROOT)
-    if result.returncode != 0:
-        lines = (result.stdout + result.stderr).splitlines()
-        told = [line for line in lines if re.search(r"WARNING|ERROR|Error", line)] or lines[-30:]
-        pytest.fail("the strict build failed:\n" + "\n".join(told), pytrace=False)
+def built(tmp_path_factory, worker_id) -> Path:
+    """The folder of the built pages. The build is strict: any warning fails it.
+
+    Two modules ask for it, and their workers share one folder: the first to come builds, the other waits.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        shared = shared.parent  # of all workers of this run
+    outcome = shared / "build.txt"
+    with FileLock(shared / "build.lock"):
+        if not outcome.exists():
+            result = jupyter_book(ROOT)
+            lines = (result.stdout + result.stderr).splitlines()
+            told = [line for line in lines if re.search(r"WARNING|ERROR|Error", line)] or lines[-30:]
+            outcome.write_text("" if result.returncode == 0 else "\n".join(told), encoding="utf-8")
+    told = outcome.read_text(encoding="utf-8")
+    if told:
+        pytest.fail("the strict build failed:\n" + told, pytrace=False)
     return HTML
 
 
