@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
+import importlib.util
 import io
 import math
 import os
@@ -128,6 +130,111 @@ def shakespeare() -> Text:
     content = gzip.decompress(_shipped("shakespeare.txt.gz"))
     plays = _decode("shakespeare", "shakespeare.txt.gz", content, "ascii").split("\f")
     return Text("\n".join(plays[:-2]), plays[-2], plays[-1])
+
+
+class SpokenSentence(NamedTuple):
+    """A sentence read aloud.
+
+    Attributes:
+        samples: the sound pressure over time, (47840,) float64 in [-1, 1].
+        sampling_rate: 16000 samples per second.
+        text: the words, in small letters.
+    """
+
+    samples: np.ndarray
+    sampling_rate: int
+    text: str
+
+
+def spoken_sentence() -> SpokenSentence:
+    """A sentence of *Sense and Sensibility*, chapter 1, read aloud: three seconds of speech.
+
+    Source: a recording of LibriVox, in the public domain, as cut out and transcribed for the tests of
+    PocketSphinx 5.1.1.
+
+    Returns:
+        The samples, the sampling rate and the words.
+    """
+    name = "ill_disposed.wav"
+    sound = _sound(f"spoken_sentence: {name}", _shipped(name), None)
+    return SpokenSentence(*sound, "he was not an ill disposed young man")
+
+
+# --- a set that another package ships -------------------------------------------------------------
+
+
+class Utterances(NamedTuple):
+    """Utterances of different lengths, and who spoke each.
+
+    Attributes:
+        frames: N arrays, each (T, 12) float64: twelve cepstral coefficients per frame.
+        speakers: (N,) int64, the speakers from 0.
+    """
+
+    frames: list[np.ndarray]
+    speakers: np.ndarray
+
+
+class JapaneseVowels(NamedTuple):
+    """The same nine speakers in both parts.
+
+    Attributes:
+        train: 270 utterances, 30 of each speaker.
+        test: 370 utterances, 24 to 88 of each speaker.
+    """
+
+    train: Utterances
+    test: Utterances
+
+
+_VOWELS_SHA256 = {
+    "TRAIN": "68a430eabd919cc77f40b1f5f3bc0dcafacc1486bca9260785aeb7d262cc78cd",
+    "TEST": "b3d41d6a0ca3bcad3afb9ca7d4365382aa51341e2e58bae2a574babdda5b9462",
+}
+
+
+def japanese_vowels() -> JapaneseVowels:
+    """Nine men say two Japanese vowels, /ae/, one after the other: who speaks?
+
+    An utterance is a series of 7 to 29 frames. Each frame holds the twelve cepstral coefficients of a
+    linear prediction analysis of degree 12 (frames of 25.6 ms, every 6.4 ms, at 10 kHz).
+
+    Source: Kudo, Toyama and Shimbo (1999), UCI Machine Learning Repository. The data come with the
+    package aeon 1.6.0; they are read from there, and nothing of aeon is imported.
+
+    Returns:
+        The two parts, in the order of the source, speaker by speaker.
+
+    Raises:
+        ModuleNotFoundError: aeon is not installed.
+        ValueError: aeon's files are not those of version 1.6.0.
+    """
+    where = "japanese_vowels"
+    aeon = importlib.util.find_spec("aeon")
+    if aeon is None or aeon.origin is None:
+        raise ModuleNotFoundError(
+            f"{where}: the data come with the package aeon, which is not installed: "
+            "pip install 'rnnlib[book]'",
+            name="aeon",
+        )
+    folder = Path(aeon.origin).parent / "datasets" / "data" / "JapaneseVowels"
+    return JapaneseVowels(*(_utterances(where, folder, part) for part in _VOWELS_SHA256))
+
+
+def _utterances(where: str, folder: Path, part: str) -> Utterances:
+    """One part: a line for each utterance, twelve series of numbers and the speaker between colons."""
+    path = folder / f"JapaneseVowels_{part}.ts"
+    content = _read_bytes(where, path)
+    checksum = hashlib.sha256(content).hexdigest()
+    if checksum != _VOWELS_SHA256[part]:
+        raise ValueError(
+            f"{where}: {path} has the SHA-256 {checksum}, expected {_VOWELS_SHA256[part]}: "
+            "install aeon 1.6.0, whose files these are"
+        )
+    lines = content.decode("ascii").split("@data\n")[1].splitlines()
+    cells = [line.split(":") for line in lines]
+    frames = [np.array([series.split(",") for series in c[:-1]], np.float64).T for c in cells]  # (T, 12)
+    return Utterances(frames, np.array([int(c[-1]) - 1 for c in cells]))
 
 
 def _shipped(name: str) -> bytes:
@@ -546,7 +653,10 @@ def _read_wav(where: str, path: PathLike, sampling_rate: int | None) -> Sound:
     if sampling_rate is not None:
         sampling_rate = check_count(where, "sampling_rate", sampling_rate)
     content = _read_bytes(where, path)
-    file = f"{where}: {path}"
+    return _sound(f"{where}: {path}", content, sampling_rate)
+
+
+def _sound(file: str, content: bytes, sampling_rate: int | None) -> Sound:
     form, data = _chunks(file, content)
     code, channels, rate, _, block, bits = struct.unpack_from("<HHIIHH", form)
     if code == EXTENSIBLE and len(form) >= 40 and form[26:40] == SUBFORMAT_END:

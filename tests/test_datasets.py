@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import importlib.machinery
+import importlib.util
 import io
 import os
 import re
 import struct
+import subprocess
+import sys
 import wave
 from importlib import resources
 from pathlib import Path
@@ -25,6 +29,7 @@ from tests.conftest import ROOT
 from tests.support import _load, seeds
 
 PAGE = (ROOT / "book" / "data.md").read_text(encoding="utf-8")
+AEON = Path(importlib.util.find_spec("aeon").origin).parent / "datasets" / "data"
 SHIPPED = {
     file.name: file.read_bytes()
     for file in resources.files("rnnlib.data").iterdir()
@@ -85,10 +90,17 @@ class TestTheShippedFiles:
         assert passengers.dtype == np.float64
 
     def test_the_airline_passengers_are_those_of_aeon(self):
-        aeon = pytest.importorskip("aeon")
-        path = Path(aeon.__file__).parent / "datasets" / "data" / "Airline" / "Airline.csv"
+        path = AEON / "Airline" / "Airline.csv"
         reference = datasets.read_csv(path, "Passengers")
         np.testing.assert_array_equal(datasets.airline_passengers()[1], reference)
+
+    def test_the_spoken_sentence_is_the_one_of_scipys_reader(self):
+        sentence = datasets.spoken_sentence()
+        rate, samples = wavfile.read(io.BytesIO(SHIPPED["ill_disposed.wav"]))
+        assert (sentence.sampling_rate, sentence.samples.shape) == (rate, samples.shape) == (16000, (47840,))
+        np.testing.assert_array_equal(sentence.samples, samples / 2.0**15)
+        assert 0.1 < np.abs(sentence.samples).max() < 1  # neither silent nor clipped
+        assert len(sentence.text.split()) == 8
 
     def test_shakespeare_is_nine_whole_plays(self):
         text = datasets.shakespeare()
@@ -127,6 +139,56 @@ class TestTheShippedFiles:
         script = _load(ROOT / "tools" / "make_text.py")
         raw = "A PLAY\n\nby William Shakespeare\n\n\n\nACT I \r\n\t KING.  \nNo   more.\n[Exit.}\n\n\nTHE END"
         assert script.clean(raw) == "A PLAY\n\nACT I\nKING.\nNo more.\n[Exit.]\n"
+
+
+class TestJapaneseVowels:
+    @pytest.mark.parametrize("part", ["train", "test"])
+    def test_is_what_aeon_reads(self, part):
+        from aeon.datasets import load_from_ts_file
+
+        found = getattr(datasets.japanese_vowels(), part)
+        frames, labels = load_from_ts_file(
+            AEON / "JapaneseVowels" / f"JapaneseVowels_{part.upper()}.ts", return_type="np-list"
+        )
+        assert len(found.frames) == len(frames) == {"train": 270, "test": 370}[part]
+        for ours, theirs in zip(found.frames, frames, strict=True):
+            np.testing.assert_array_equal(ours, theirs.T)
+            assert ours.dtype == np.float64
+        np.testing.assert_array_equal(found.speakers, labels.astype(int) - 1)
+        assert found.speakers.dtype == np.int64
+
+    def test_has_the_published_sizes(self):
+        train, test = datasets.japanese_vowels()
+        lengths = [len(frames) for part in (train, test) for frames in part.frames]
+        assert (min(lengths), max(lengths)) == (7, 29)
+        assert np.bincount(train.speakers).tolist() == [30] * 9
+        counts = np.bincount(test.speakers).tolist()
+        assert counts == [31, 35, 88, 44, 29, 24, 40, 50, 29]
+        assert ", ".join(map(str, counts)) in PAGE
+
+    def test_a_missing_aeon_is_named(self, monkeypatch):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(
+            ModuleNotFoundError, match=r"japanese_vowels: .* aeon, .* not installed: pip inst"
+        ):
+            datasets.japanese_vowels()
+
+    def test_other_files_than_the_published_ones_are_refused(self, monkeypatch, tmp_path):
+        folder = tmp_path / "datasets" / "data" / "JapaneseVowels"
+        folder.mkdir(parents=True)
+        content = (AEON / "JapaneseVowels" / "JapaneseVowels_TRAIN.ts").read_bytes()
+        (folder / "JapaneseVowels_TRAIN.ts").write_bytes(content.replace(b"1.860936", b"1.860937", 1))
+        fake = importlib.machinery.ModuleSpec("aeon", None, origin=str(tmp_path / "__init__.py"))
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: fake)
+        with pytest.raises(
+            ValueError, match=r"TRAIN.ts has the SHA-256 [0-9a-f]{64}, expected 68a430.*1\.6\.0"
+        ):
+            datasets.japanese_vowels()
+
+    def test_aeon_is_not_imported(self):
+        code = "import sys; from rnnlib.datasets import japanese_vowels as f; f(); print('aeon' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "False"
 
 
 class TestText:
@@ -242,7 +304,7 @@ class TestTables:
         path = file(stream.getvalue())
         actual = datasets.read_csv(path, delimiter=delimiter, decimal=decimal)
         np.testing.assert_array_equal(actual, numbers)
-        frame = pandas.read_csv(path, sep=delimiter, decimal=decimal)
+        frame = pandas.read_csv(path, sep=delimiter, decimal=decimal, float_precision="round_trip")
         np.testing.assert_allclose(actual, frame.to_numpy(), rtol=1e-14)  # pandas may miss the last bit
         for name in names:
             one = datasets.read_csv(path, name, delimiter=delimiter, decimal=decimal)

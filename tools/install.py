@@ -11,7 +11,7 @@ import subprocess
 import sys
 import venv
 
-EXTRAS = "torch,train,book,test,reference"
+EXTRAS = "torch,train,book,test,reference,classroom"
 NEEDED_GB = 4
 
 NO_NETWORK = re.compile(
