@@ -19,13 +19,16 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
 from cycler import cycler
 from matplotlib import pyplot as plt
+
+if TYPE_CHECKING:
+    from rnnlib.train import History
 
 BLUE, VERMILION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#B0609A", "#808080"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, GREY)
@@ -100,8 +103,11 @@ class ThemedFigure:
     png: bytes
     alt: str
 
+    def __str__(self) -> str:
+        return f"[figure: {self.alt}]"
+
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        return {"text/html": self.html, "image/png": self.png, "text/plain": f"[figure: {self.alt}]"}
+        return {"text/html": self.html, "image/png": self.png, "text/plain": str(self)}
 
 
 def show(fig: Any, alt: str) -> ThemedFigure:
@@ -306,6 +312,56 @@ def power_of_ten(value: float) -> str:
         raise ValueError(f"power_of_ten: value is {value}, expected a positive number")
     exponent = round(float(np.log10(value)))
     return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def live(loss: str = "loss", evaluation: str = "evaluation") -> Callable[[History], None]:
+    """Curves of a training run that are drawn again, in place, while it runs.
+
+        train.fit(..., watch=plotting.live("loss in nats", "bits per character"))
+
+    On the left the loss of every step and, where there are any, the evaluations; on the right the length
+    of the gradient before clipping. In a notebook the picture of the end stays. Outside of one each
+    picture is printed as its description.
+
+    Args:
+        loss: the name of what is trained on.
+        evaluation: the name of what ``evaluate`` measures.
+
+    Returns:
+        A function of a :class:`rnnlib.train.History`, for ``watch``.
+    """
+    from IPython.display import display
+
+    handle: Any = None
+
+    def draw(history: History) -> None:
+        nonlocal handle
+        picture = _curves(history, loss, evaluation)
+        if handle is None:
+            handle = display(picture, display_id=True)
+        else:
+            handle.update(picture)
+
+    return draw
+
+
+def _curves(history: History, loss: str, evaluation: str) -> ThemedFigure:
+    """The picture of :func:`live`, and its description in numbers."""
+    steps = np.arange(1, len(history.losses) + 1)
+    fig, (left, right) = figure(height=2.6, columns=2)
+    left.plot(steps, history.losses, linewidth=1, label=loss)
+    alt = f"{loss} over {len(steps)} steps, from {history.losses[0]:.3g} to {history.losses[-1]:.3g}"
+    if len(history.evaluations):
+        left.plot(history.evaluated_at, history.evaluations, "o--", color=VERMILION, label=evaluation)
+        alt += f"; {evaluation} from {history.evaluations[0]:.3g} to {history.evaluations[-1]:.3g}"
+    left.set(xlabel="step")
+    left.legend()
+    right.semilogy(steps, history.gradient_norms, linewidth=1, color=GREEN)
+    right.set(xlabel="step", title="length of the gradient")
+    alt += (
+        f"; length of the gradient from {history.gradient_norms[0]:.3g} to {history.gradient_norms[-1]:.3g}."
+    )
+    return show(fig, alt)
 
 
 def states(ax: Any, hs: Any, times: Any = None, limit: float | None = None) -> Any:

@@ -116,6 +116,18 @@ class _Record:
         """How many evaluations came after the lowest one."""
         return len(self.evaluations) - 1 - int(np.argmin(self.evaluations))
 
+    def history(self, model: Any) -> History:
+        """What is recorded so far, for the caller to keep."""
+        return History(
+            model=model,
+            losses=np.array(self.losses),
+            gradient_norms=np.array(self.gradient_norms),
+            rates=np.array(self.rates),
+            evaluated_at=np.array(self.evaluated_at, np.int64),
+            evaluations=np.array(self.evaluations, np.float64),
+            stopped_early=self.stopped,
+        )
+
 
 _CURVES = ("losses", "gradient_norms", "rates", "evaluated_at", "evaluations")
 
@@ -657,6 +669,7 @@ def fit(
     checkpoints: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
     progress: bool = False,
+    watch: Callable[[History], Any] | None = None,
 ) -> History:
     """Train a torch module, or NumPy parameters, for a number of steps.
 
@@ -685,6 +698,9 @@ def fit(
         checkpoint_every: how many steps from one checkpoint to the next; there is one at the end, too.
         progress: draw a progress bar with the loss and the steps per second (needs tqdm). If False,
             nothing is printed.
+        watch: ``watch(history)``, called with what is recorded so far after every ``evaluate_every``
+            steps and at the end. :func:`rnnlib.plotting.live` draws it in a notebook. What it returns is
+            not looked at.
 
     Returns:
         The model and what was recorded at every step, from step 0 on, also by runs before a pause.
@@ -741,6 +757,8 @@ def fit(
                     if patience is not None and record.since_best == 0:
                         record.best = run.arrays()
                     record.stopped = patience is not None and record.since_best >= patience
+                if watch is not None and done % evaluate_every == 0 and done < steps and not record.stopped:
+                    watch(record.history(run.model))
                 if folder is not None and (done % checkpoint_every == 0 or done == steps or record.stopped):
                     _save(folder, run, record, settings)
                 tick(value)
@@ -753,12 +771,7 @@ def fit(
 
     if patience is not None and record.best:
         run.set_arrays(record.best)
-    return History(
-        model=run.model,
-        losses=np.array(record.losses),
-        gradient_norms=np.array(record.gradient_norms),
-        rates=np.array(record.rates),
-        evaluated_at=np.array(record.evaluated_at, np.int64),
-        evaluations=np.array(record.evaluations, np.float64),
-        stopped_early=record.stopped,
-    )
+    history = record.history(run.model)
+    if watch is not None:
+        watch(history)
+    return history

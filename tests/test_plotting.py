@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rnnlib import plotting
+from rnnlib.train import History
 
 mpl.use("agg")
 
@@ -193,6 +194,49 @@ def test_orders_of_magnitude_are_written_out(value, text):
 def test_only_positive_numbers_have_an_order_of_magnitude(value):
     with pytest.raises(ValueError, match="expected a positive number"):
         plotting.power_of_ten(value)
+
+
+def run_of(steps, evaluations=()):
+    return History(
+        model=None,
+        losses=np.linspace(2.5, 0.5, steps),
+        gradient_norms=np.linspace(4.0, 1.0, steps),
+        rates=np.ones(steps),
+        evaluated_at=np.arange(1, len(evaluations) + 1),
+        evaluations=np.array(evaluations, float),
+        stopped_early=False,
+    )
+
+
+def test_live_curves_replace_one_picture_by_the_next(monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, picture):
+            shown.append(("update", picture))
+
+    def display(picture, display_id):
+        shown.append(("display", picture))
+        return Handle()
+
+    monkeypatch.setattr("IPython.display.display", display)
+    draw = plotting.live("nats", "bits")
+    draw(run_of(2, [9.0]))
+    draw(run_of(5, [9.0, 7.0]))
+    draw(run_of(6, [9.0, 7.0]))
+    assert [kind for kind, _ in shown] == ["display", "update", "update"]
+    assert shown[0][1].html != shown[1][1].html
+    assert shown[1][1].alt == (
+        "nats over 5 steps, from 2.5 to 0.5; bits from 9 to 7; length of the gradient from 4 to 1."
+    )
+
+
+def test_live_curves_do_without_evaluations_and_say_so(monkeypatch, capsys):
+    plotting.live("nats")(run_of(3))  # no notebook: the description is printed
+    out = capsys.readouterr().out
+    assert out.strip() == (
+        "[figure: nats over 3 steps, from 2.5 to 0.5; length of the gradient from 4 to 1.]"
+    )
 
 
 def test_states_are_drawn_unit_by_time():

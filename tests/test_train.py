@@ -592,6 +592,37 @@ def test_the_bar_of_tqdm_shows_loss_and_throughput(capfd):
     assert f"loss={history.losses[-1]:.4g}" in err
 
 
+# --- watching -----------------------------------------------------------------------------------
+
+
+def test_a_run_is_watched_at_every_evaluation_and_at_the_end(tmp_path):
+    seen = []
+    history = fit_module(10, evaluate=lambda model: 1.0, evaluate_every=4, watch=seen.append)
+    assert [len(h.losses) for h in seen] == [4, 8, 10]
+    assert [h.evaluated_at.tolist() for h in seen] == [[4], [4, 8], [4, 8]]
+    for h in seen:
+        np.testing.assert_array_equal(h.losses, history.losses[: len(h.losses)])
+        assert h.model is history.model
+    seen.clear()
+    fit_line(6, evaluate_every=3, watch=seen.append)  # no evaluation is needed
+    assert [len(h.losses) for h in seen] == [3, 6]
+
+
+def test_watching_changes_nothing_and_sees_what_came_before_a_pause(tmp_path):
+    seen = []
+    alone = fit_module(8)
+    fit_module(4, checkpoints=tmp_path)
+    watched = fit_module(8, checkpoints=tmp_path, evaluate_every=6, watch=seen.append)
+    np.testing.assert_array_equal(watched.losses, alone.losses)
+    assert [len(h.losses) for h in seen] == [6, 8]
+
+
+def test_a_run_that_stops_early_is_watched_once_at_its_end():
+    seen = []
+    fit_module(20, evaluate=lambda model: 1.0, evaluate_every=2, patience=2, watch=seen.append)
+    assert [(len(h.losses), h.stopped_early) for h in seen] == [(2, False), (4, False), (6, True)]
+
+
 # --- going on after a pause -------------------------------------------------------------------
 
 
