@@ -64,6 +64,10 @@ test: $(READY)  ## everything: style, types, units with coverage, notebooks, the
 		--cov=rnnlib --cov-report=term:skip-covered --cov-fail-under=95 \
 		tests notebooks
 
+.PHONY: bench
+bench: $(READY)  ## time rnnlib beside torch.nn (ARGS="--device cuda --points A,B --output bench.json")
+	@$(BIN)/python -m rnnlib.benchmark $(ARGS)
+
 .PHONY: outputs
 outputs: $(READY)  ## re-run the notebooks and keep the outputs of the checked cells only
 	@$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
