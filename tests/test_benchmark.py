@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -11,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rnnlib import benchmark
 from rnnlib.benchmark import CONTENDERS, GATES, POINTS, Point
+from tests.conftest import ROOT
 
 TINY = Point(T=3, B=2, I=4, H=5)
 
@@ -97,6 +99,27 @@ def test_bad_arguments_are_explained_in_a_sentence(arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_the_record_of_a_gpu_says_how_and_where_it_was_made():
+    record = json.loads((ROOT / "experiments" / "benchmark.json").read_text())
+    assert record["device"].startswith("NVIDIA")
+    assert set(record["versions"]) == set(benchmark.environment("cpu")["versions"])
+    asked = set()
+    for command in record["commands"]:
+        words = command.split()
+        options = dict(zip(words[3::2], words[4::2], strict=True))
+        cells, modes = (
+            options.get(o, ",".join(all_)).split(",")
+            for o, all_ in (("--cells", GATES), ("--modes", benchmark.MODES))
+        )
+        asked |= set(itertools.product(cells, options["--points"].split(","), modes))
+    assert {(r["cell"], r["point"], r["mode"]) for r in record["results"]} == asked
+    for r in record["results"]:
+        assert Point(r["T"], r["B"], r["I"], r["H"]) == POINTS[r["point"]]
+        assert tuple(r["contenders"]) == CONTENDERS
+        assert all(numbers["seconds"] > 0 for numbers in r["contenders"].values())
+    assert len(benchmark.table(record["results"]).splitlines()) == 1 + len(record["results"])
 
 
 def test_a_record_without_a_mode_has_no_picture_of_it():
