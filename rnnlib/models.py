@@ -1,0 +1,334 @@
+"""Floor 5: the models of chapters 10 to 12.
+
+Torch modules that a chapter and its experiment (in ``experiments/``) have in common, so that both train
+the same network. The recurrent layers are those of ``torch.nn``, which :mod:`rnnlib.nn` can replace.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from rnnlib.backend import check_choice
+
+
+class CharacterModel(nn.Module):
+    """The distribution of the next symbol, by an LSTM: chapter 10.
+
+    An embedding, layers of LSTM with dropout around them, and a linear readout. In training along
+    parallel streams (:func:`rnnlib.language.stream_batch`) the state is carried from batch to batch. It
+    is a buffer of the module, so it stands in the checkpoints of :func:`rnnlib.train.fit`.
+    """
+
+    def __init__(
+        self, size: int, hidden_size: int, *, num_layers: int = 1, dropout: float = 0.0, streams: int = 1
+    ) -> None:
+        """Draw the parameters.
+
+        Args:
+            size: how many symbols there are, K.
+            hidden_size: units of each layer, H; the embedding is as wide.
+            num_layers: layers of LSTM, L.
+            dropout: the share of the entries dropped before, between and behind the layers, in training.
+            streams: how many streams it is trained on, B.
+        """
+        super().__init__()
+        self.embedding = nn.Embedding(size, hidden_size)
+        between = dropout if num_layers > 1 else 0.0
+        self.lstm = nn.LSTM(hidden_size, hidden_size, num_layers, dropout=between)
+        self.dropout = nn.Dropout(dropout)
+        self.readout = nn.Linear(hidden_size, size)
+        self.h: Tensor
+        self.C: Tensor
+        for name in ("h", "C"):
+            self.register_buffer(name, torch.zeros(num_layers, streams, hidden_size))
+
+    def forward(
+        self, symbols: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The logits of what comes after each symbol, and the state at the end.
+
+        Args:
+            symbols: (T, B) whole numbers.
+            state: h and C, (L, B, H) each; zeros if None.
+
+        Returns:
+            Logits (T, B, K), and the state after the last step.
+        """
+        hs, state = self.lstm(self.dropout(self.embedding(symbols)), state)  # (T, B, H)
+        return self.readout(self.dropout(hs)), state
+
+    def stream_loss(self, inputs: Tensor, targets: Tensor, fresh: bool) -> Tensor:
+        """The mean cross-entropy of a batch of streams, in nats, on the state that is carried.
+
+        The state comes in without its history: gradients end at the beginning of the batch, which is
+        truncated backpropagation through time.
+
+        Args:
+            inputs: (T, B) whole numbers, a column per stream.
+            targets: the symbol after each, (T, B).
+            fresh: whether the streams begin, from the state zero.
+        """
+        if fresh:
+            self.h.zero_()
+            self.C.zero_()
+        # Copies, as the buffers are written below while autograd still holds what came in.
+        logits, (h, C) = self(inputs, (self.h.clone(), self.C.clone()))
+        self.h.copy_(h.detach())
+        self.C.copy_(C.detach())
+        return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    @torch.no_grad()
+    def held_out_loss(self, codes: Tensor, streams: int = 16, steps: int = 500) -> Tensor:
+        """The cross-entropy on a text that was not trained on, symbol by symbol, in nats.
+
+        The text is read in parallel streams of equal length, each from the state zero; at most
+        ``streams`` - 1 symbols at its end are left out. Dropout is off.
+
+        Args:
+            codes: the text, (N,) whole numbers.
+            streams: how many streams.
+            steps: how many steps at a time; it changes the memory needed, and no number.
+
+        Returns:
+            -log p of every symbol but the first of each stream, (steps, streams).
+        """
+        mode = self.training
+        self.eval()
+        length = (len(codes) - 1) // streams
+        places = torch.arange(length, device=codes.device)[:, None]
+        places = places + torch.arange(streams, device=codes.device) * length  # (length, streams)
+        state, parts = None, []
+        for piece in places.split(steps):
+            logits, state = self(codes[piece], state)
+            parts.append(
+                nn.functional.cross_entropy(
+                    logits.flatten(0, 1), codes[piece + 1].flatten(), reduction="none"
+                ).view(piece.shape)
+            )
+        self.train(mode)
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def step(self, symbols: Any, state: Any) -> tuple[Any, Any]:
+        """One step for :func:`rnnlib.language.generate` and :func:`rnnlib.language.beam_search`.
+
+        Args:
+            symbols: the last symbols, (N,) a NumPy array.
+            state: what the last call returned; None at the beginning.
+
+        Returns:
+            Log-probabilities (N, K) as a NumPy array, and the state.
+        """
+        on_device = torch.as_tensor(symbols, device=self.readout.weight.device)
+        logits, state = self(on_device[None], state)
+        return torch.log_softmax(logits[0].double(), 1).cpu().numpy(), state
+
+    @staticmethod
+    def take(state: tuple[Tensor, Tensor], rows: Any) -> tuple[Tensor, Tensor]:
+        """The state of some rows of a batch, for :func:`rnnlib.language.beam_search`."""
+        index = torch.as_tensor(rows, device=state[0].device)
+        return state[0][:, index], state[1][:, index]
+
+
+class TextClassifier(nn.Module):
+    """The class of a whole text, from the state at its end: chapter 10.
+
+    An embedding, one layer of LSTM, and a linear readout of the state after the last symbol.
+    """
+
+    def __init__(self, size: int, hidden_size: int, classes: int) -> None:
+        """Draw the parameters.
+
+        Args:
+            size: how many symbols there are, K.
+            hidden_size: units of the layer, H; the embedding is as wide.
+            classes: how many classes.
+        """
+        super().__init__()
+        self.embedding = nn.Embedding(size, hidden_size)
+        self.lstm = nn.LSTM(hidden_size, hidden_size)
+        self.readout = nn.Linear(hidden_size, classes)
+
+    def forward(self, symbols: Tensor, lengths: Tensor) -> Tensor:
+        """The logits of the classes.
+
+        Args:
+            symbols: (T, B) whole numbers; behind the end of a text whatever, such as 0.
+            lengths: the length of every text, (B,), from 1 to T.
+
+        Returns:
+            Logits, (B, classes).
+        """
+        hs, _ = self.lstm(self.embedding(symbols))  # (T, B, H)
+        last = hs[lengths - 1, torch.arange(len(lengths), device=hs.device)]  # (B, H)
+        return self.readout(last)
+
+
+class Forecaster(nn.Module):
+    """Forecasts at every step of a series, for all horizons at once: chapter 12.
+
+    A recurrent layer walks along the series, and a linear readout says, at every step, what will come 1
+    to H steps later. For each horizon it gives K numbers: mean and log-scale of a normal law, or K
+    quantiles.
+
+    Args:
+        kind: ``"RNN"``, ``"LSTM"`` or ``"GRU"``.
+        hidden_size: units of each layer.
+        horizon: H, how far ahead to forecast.
+        outputs: K, numbers per horizon.
+        num_layers: recurrent layers.
+    """
+
+    def __init__(
+        self, kind: str, hidden_size: int, horizon: int, *, outputs: int = 2, num_layers: int = 1
+    ) -> None:
+        """Create the parameters and draw their first values."""
+        super().__init__()
+        layers = {"RNN": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}
+        if kind not in layers:
+            raise ValueError(f"Forecaster: kind is {kind!r}, expected one of 'RNN', 'LSTM', 'GRU'")
+        self.horizon, self.outputs = horizon, outputs
+        self.layer = layers[kind](1, hidden_size, num_layers)
+        self.readout = nn.Linear(hidden_size, horizon * outputs)
+
+    def forward(self, xs: Tensor) -> Tensor:
+        """The forecasts at every step.
+
+        Args:
+            xs: values of one or more series, (T, B).
+
+        Returns:
+            (T, B, H, K): at step t what is said about the steps t + 1 … t + H, from the first t values.
+        """
+        hs, _ = self.layer(xs[..., None])  # (T, B, hidden_size)
+        return self.readout(hs).unflatten(-1, (self.horizon, self.outputs))
+
+    @torch.no_grad()
+    def direct(self, xs: Tensor) -> Tensor:
+        """The forecasts after the last step, each horizon from its own output.
+
+        Args:
+            xs: what is known, (T, B).
+
+        Returns:
+            (B, H, K).
+        """
+        forecasts: Tensor = self(xs)[-1]
+        return forecasts
+
+    @torch.no_grad()
+    def recursive(self, xs: Tensor, horizon: int) -> Tensor:
+        """One step at a time, each forecast read as if it had come true.
+
+        The first number of the first horizon is fed back; the others are not used.
+
+        Args:
+            xs: what is known, (T, B).
+            horizon: how far ahead, which may be further than H.
+
+        Returns:
+            (B, horizon).
+        """
+        hs, state = self.layer(xs[..., None])
+        forecasts = [self.readout(hs[-1])[:, 0]]  # (B,)
+        while len(forecasts) < horizon:
+            hs, state = self.layer(forecasts[-1][None, :, None], state)
+            forecasts.append(self.readout(hs[-1])[:, 0])
+        return torch.stack(forecasts, dim=1)
+
+
+_LAYERS: dict[str, Any] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+
+
+class SequenceLabeller(nn.Module):
+    """Logits at every step of sequences of different lengths, as the CTC loss wants them: chapter 11.
+
+    Recurrent layers, dropout, and a linear readout of each state.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        classes: int,
+        *,
+        cell: str = "lstm",
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        """Draw the parameters.
+
+        Args:
+            input_size: numbers per step, I.
+            hidden_size: units of each layer and direction, H.
+            classes: logits per step, K.
+            cell: ``"rnn"``, ``"lstm"`` or ``"gru"``.
+            num_layers: layers on top of each other.
+            bidirectional: read from both ends.
+            dropout: the share of the entries dropped between the layers and before the readout, in training.
+
+        Raises:
+            ValueError: a cell of another name.
+        """
+        super().__init__()
+        check_choice(type(self).__name__, "cell", cell, tuple(_LAYERS))
+        self.layers = _LAYERS[cell](
+            input_size,
+            hidden_size,
+            num_layers,
+            bidirectional=bidirectional,
+            dropout=dropout if num_layers > 1 else 0.0,
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.readout = nn.Linear(hidden_size * (2 if bidirectional else 1), classes)
+
+    def states(self, xs: Tensor, lengths: Tensor) -> Tensor:
+        """The states of the last layer, zero behind the end of each sequence.
+
+        Args:
+            xs: the batch, padded, (T, B, I).
+            lengths: the steps of each sequence, (B,), from 1 to T.
+
+        Returns:
+            (T, B, H), or (T, B, 2H) of both directions.
+        """
+        packed = pack_padded_sequence(xs, lengths.cpu(), enforce_sorted=False)
+        return pad_packed_sequence(self.layers(packed)[0], total_length=len(xs))[0]
+
+    def forward(self, xs: Tensor, lengths: Tensor) -> Tensor:
+        """The logits at every step; those behind the end of a sequence mean nothing.
+
+        Args:
+            xs: the batch, padded, (T, B, I).
+            lengths: the steps of each sequence, (B,), from 1 to T.
+
+        Returns:
+            (T, B, K).
+        """
+        return self.readout(self.dropout(self.states(xs, lengths)))
+
+
+class SequenceClassifier(SequenceLabeller):
+    """One row of logits for a whole sequence, the readout of its mean state: chapter 11.
+
+    The mean is over the steps that a sequence has, a masked mean (:eq:`eq-losses-masked-mean`). The arguments
+    are those of :class:`SequenceLabeller`.
+    """
+
+    def forward(self, xs: Tensor, lengths: Tensor) -> Tensor:
+        """The logits of every sequence.
+
+        Args:
+            xs: the batch, padded, (T, B, I).
+            lengths: the steps of each sequence, (B,), from 1 to T.
+
+        Returns:
+            (B, K).
+        """
+        mean = self.states(xs, lengths).sum(0) / lengths.to(xs)[:, None]  # (B, H)
+        return self.readout(self.dropout(mean))
