@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnnlib import bidirectional, equations, initialisation, sharing, vanilla
+from rnnlib import bidirectional, equations, initialisation, sharing, speech, vanilla
 from rnnlib.backend import Array, _entries, _resolve, _terms, check_arrays, is_array, shape_of
 from rnnlib.unroll import unroll
 from rnnlib.vanilla import VanillaCell
@@ -61,6 +61,15 @@ def probabilities(rng: np.random.Generator, **more: Any) -> dict[str, Any]:
     return {"a": rng.normal(size=(5, 3)), "targets": rng.uniform(size=(5, 3)), **more}
 
 
+def quantile_forecasts(rng: np.random.Generator, **more: Any) -> dict[str, Any]:
+    return {
+        "quantiles": rng.normal(size=(5, 3)),
+        "targets": rng.normal(size=5),
+        "levels": rng.uniform(0.1, 0.9, size=3),
+        **more,
+    }
+
+
 def moments(rng: np.random.Generator, *means: str) -> dict[str, Any]:
     """A parameter, its gradient, and running means that are above zero, as those of squares are."""
     return {name: rng.uniform(0.1, 1, size=(2, 3)) for name in ("theta_prev", "g_t", *means)}
@@ -89,6 +98,40 @@ def a_run_with_own_weights(rng: np.random.Generator) -> dict[str, Any]:
     return {"network": network, "xs": xs, "hs": hs, "d_ys": rng.normal(size=ys.shape)}
 
 
+def sequences(rng: np.random.Generator, **more: Any) -> dict[str, Any]:
+    return {"a": rng.normal(size=(4, 2, 3)), "targets": rng.integers(0, 3, (4, 2)), **more}
+
+
+def some_symbols(rng: np.random.Generator, **more: Any) -> dict[str, Any]:
+    return {"W_xh": rng.normal(size=(2, 3)), "symbols": rng.integers(0, 3, 5), **more}
+
+
+def some_counts(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(0, 4, shape).astype(float)
+
+
+def smoothing(rng: np.random.Generator) -> dict[str, Any]:
+    return {"counts": some_counts(rng, 4, 3), "lower": rng.dirichlet(np.ones(3), 4)}
+
+
+def logits_and_labels(rng: np.random.Generator, **more: Any) -> dict[str, Any]:
+    return {**more, "a": rng.normal(size=(6, 2, 3)), "targets": [[1, 2, 2], [2]], "lengths": [6, 4]}
+
+
+def labelled(rng: np.random.Generator) -> dict[str, Any]:
+    return {"log_y": rng.normal(size=(6, 2, 3)), "targets": [[1, 2, 2], [2]], "lengths": [6, 4]}
+
+
+def nothing_labelled(rng: np.random.Generator) -> dict[str, Any]:
+    """With any label some place cannot be reached, and the logarithm of its probability is -∞."""
+    return {"log_y": rng.normal(size=(6, 2, 3)), "targets": [[], []]}
+
+
+def warped(rng: np.random.Generator) -> dict[str, Any]:
+    cost = rng.uniform(size=(3, 4))
+    return {"cost": cost, "D": speech.accumulate(cost)}
+
+
 SIZES = {"input_size": 2, "hidden_size": 3, "output_size": 2}
 
 MAKERS: dict[str, Maker] = {
@@ -110,7 +153,25 @@ MAKERS: dict[str, Maker] = {
     "eq-bptt-total": lambda rng: a_run(rng, d_hs=d_hs(rng)),
     "eq-bptt-truncated": lambda rng: a_network(rng, k1=2, k2=3),
     "eq-bptt-vector-jacobian": lambda rng: a_run(rng, d_state=rng.normal(size=(2, 3)), t=3, k=1),
+    "eq-ctc-alpha": nothing_labelled,
+    "eq-ctc-best-path": lambda rng: {"log_y": rng.normal(size=(6, 2, 3))},
+    "eq-ctc-beta": nothing_labelled,
+    "eq-ctc-collapse": lambda rng: {"path": rng.integers(0, 3, 8).tolist()},
+    "eq-ctc-edit-distance": lambda rng: {
+        "first": rng.integers(0, 3, 4).tolist(),
+        "second": rng.integers(0, 3, 5).tolist(),
+    },
+    "eq-ctc-error-rate": lambda rng: {"answers": [rng.integers(0, 3, 4).tolist()], "targets": [[1, 2]]},
+    "eq-ctc-extend": lambda rng: {"labels": rng.integers(1, 4, 3).tolist()},
+    "eq-ctc-loss": lambda rng: logits_and_labels(rng),
+    "eq-ctc-loss-backward": lambda rng: logits_and_labels(rng, d_loss=rng.normal(size=2)),
+    "eq-ctc-path": lambda rng: {"log_y": rng.normal(size=(4, 3)), "path": [0, 2, 1, 1]},
+    "eq-ctc-posterior": labelled,
+    "eq-ctc-prefix": lambda rng: {"log_y": rng.normal(size=(4, 3)), "width": 5},
+    "eq-ctc-probability": labelled,
+    "eq-ctc-steps": lambda rng: {"labels": rng.integers(1, 3, 4).tolist()},
     "eq-deep-dropout-mask": lambda rng: {"u": rng.uniform(size=(4, 2, 3)), "rate": 0.4},
+    "eq-dtw-path": warped,
     "eq-dynamics-adjusted": lambda rng: {"r2": rng.uniform(size=3), "samples": 20, "regressors": 4},
     "eq-dynamics-capacity": lambda rng: {**a_memory(rng), "noise": 0.1},
     "eq-dynamics-contraction": lambda rng: {
@@ -136,6 +197,26 @@ MAKERS: dict[str, Maker] = {
         "steps": 4,
     },
     "eq-dynamics-rotation": lambda rng: {"gain": 1.2, "angle": 0.6},
+    "eq-forecast-conformal": lambda rng: {"scores": rng.uniform(size=12), "miscoverage": 0.2},
+    "eq-forecast-diebold-mariano": lambda rng: {"losses": rng.normal(size=9), "others": rng.normal(size=9)},
+    "eq-forecast-difference": lambda rng: {"xs": rng.normal(size=7), "period": 3},
+    "eq-forecast-drift": lambda rng: {"xs": rng.normal(size=5), "horizon": 4},
+    "eq-forecast-impulse": lambda rng: {"weights": rng.normal(size=3), "horizon": 6},
+    "eq-forecast-mase": lambda rng: {
+        "ys": rng.normal(size=(4, 3)),
+        "targets": rng.normal(size=(4, 3)),
+        "train": rng.normal(size=7),
+        "period": 2,
+    },
+    "eq-forecast-pinball": quantile_forecasts,
+    "eq-forecast-pinball-backward": lambda rng: quantile_forecasts(rng, d_loss=rng.normal(size=())),
+    "eq-forecast-scale": lambda rng: {"train": rng.normal(size=7), "period": 2},
+    "eq-forecast-seasonal-naive": lambda rng: {"xs": rng.normal(size=5), "horizon": 7, "period": 3},
+    "eq-forecast-variance": lambda rng: {
+        "weights": rng.normal(size=3),
+        "noise": rng.normal(size=()),
+        "horizon": 5,
+    },
     "eq-sharing-gradient": lambda rng: {"d_network": sharing.untie(a_shared_network(rng), 4)},
     "eq-sharing-multiplications": lambda rng: {**SIZES, "steps": 4, "answers": 2},
     "eq-sharing-parameters": lambda rng: dict(SIZES),
@@ -173,10 +254,32 @@ MAKERS: dict[str, Maker] = {
     "eq-initialisation-identity": lambda rng: {"hidden_size": 3, "scale": 0.5},
     "eq-initialisation-orthogonal": lambda rng: {"rng": rng, "rows": 3, "columns": 2},
     "eq-initialisation-uniform": lambda rng: {"rng": rng, "shape": (3, 2), "hidden_size": 3},
+    "eq-language-chain": sequences,
+    "eq-language-chain-backward": lambda rng: sequences(rng, d_log_p=rng.normal(size=2)),
+    "eq-language-embedding": some_symbols,
+    "eq-language-embedding-backward": lambda rng: some_symbols(rng, d_rows=rng.normal(size=(5, 2))),
+    "eq-language-sample": lambda rng: {"p": rng.dirichlet(np.ones(3), 4), "u": rng.uniform(size=4)},
+    "eq-language-temperature": lambda rng: {"a": rng.normal(size=(5, 3)), "temperature": 0.7},
+    "eq-language-top-k": lambda rng: {"p": rng.dirichlet(np.ones(4), 5), "k": 2},
+    "eq-language-top-p": lambda rng: {"p": rng.dirichlet(np.ones(4), 5), "mass": 0.7},
     "eq-losses-binary-cross-entropy": probabilities,
     "eq-losses-binary-cross-entropy-backward": lambda rng: probabilities(rng, d_loss=rng.normal(size=())),
     "eq-losses-cross-entropy": classes,
     "eq-losses-cross-entropy-backward": lambda rng: classes(rng, d_loss=rng.normal(size=())),
+    "eq-ngram-continuation": lambda rng: {"counts": some_counts(rng, 3, 4, 2)},
+    "eq-ngram-discount": lambda rng: {"counts": np.array([1.0, 2.0, 1.0, 5.0])},
+    "eq-ngram-kneser-ney": lambda rng: {**smoothing(rng), "discount": 0.6},
+    "eq-ngram-likelihood": lambda rng: {"counts": 1 + some_counts(rng, 4, 3)},
+    "eq-ngram-witten-bell": lambda rng: smoothing(rng),
+    "eq-speech-cepstra": lambda rng: {"log_power": rng.normal(size=(4, 5)), "count": 3},
+    "eq-speech-filters": lambda rng: {"count": 4, "size": 64, "sampling_rate": 8000},
+    "eq-speech-frames": lambda rng: {"samples": rng.normal(size=20), "size": 6, "hop": 3},
+    "eq-speech-log-mel": lambda rng: {
+        "power": rng.uniform(0.1, 1, size=(4, 5)),
+        "filters": rng.uniform(size=(3, 5)),
+    },
+    "eq-speech-mel": lambda rng: {"f": rng.uniform(0, 8000, 5)},
+    "eq-speech-window": lambda rng: {"size": 8},
     "eq-vanilla-ridge": lambda rng: {
         "hs": rng.normal(size=(6, 3)),
         "ys": rng.normal(size=(6, 2)),
