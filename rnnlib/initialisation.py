@@ -62,7 +62,12 @@ def _size(where: str, name: str, value: Any) -> int:
     return size
 
 
-def _check_draw(where: str, rng: Any, dtype: Any) -> None:
+def check_draw(where: str, rng: Any, dtype: Any) -> None:
+    """Refuse what nothing can be drawn with.
+
+    Raises:
+        TypeError: ``rng`` is no generator of NumPy, or ``dtype`` no real floating-point dtype of it.
+    """
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"{where}: rng is a {type(rng).__name__}, expected a numpy.random.Generator")
     _check_dtype(where, dtype)
@@ -144,7 +149,7 @@ def orthogonal(
 
     Saxe, McClelland and Ganguli (2014); Mezzadri (2007) for the signs.
     """
-    _check_draw("orthogonal", rng, dtype)
+    check_draw("orthogonal", rng, dtype)
     rows, columns = _size("orthogonal", "rows", rows), _size("orthogonal", "columns", columns)
     gain = check_number("orthogonal", "gain", gain)
     normal = rng.standard_normal((max(rows, columns), min(rows, columns)))
@@ -195,7 +200,7 @@ def glorot_uniform(
 
     Glorot and Bengio (2010).
     """
-    _check_draw("glorot_uniform", rng, dtype)
+    check_draw("glorot_uniform", rng, dtype)
     rows, columns = _size("glorot_uniform", "rows", rows), _size("glorot_uniform", "columns", columns)
     limit = math.sqrt(6 / (rows + columns))
     return rng.uniform(-limit, limit, (rows, columns)).astype(dtype)
@@ -221,7 +226,7 @@ def glorot_normal(
 
     Glorot and Bengio (2010).
     """
-    _check_draw("glorot_normal", rng, dtype)
+    check_draw("glorot_normal", rng, dtype)
     rows, columns = _size("glorot_normal", "rows", rows), _size("glorot_normal", "columns", columns)
     return (math.sqrt(2 / (rows + columns)) * rng.standard_normal((rows, columns))).astype(dtype)
 
@@ -247,7 +252,7 @@ def uniform(
     Raises:
         TypeError, ValueError: a size below 1, no generator, no floating-point dtype.
     """
-    _check_draw("uniform", rng, dtype)
+    check_draw("uniform", rng, dtype)
     axes = shape if isinstance(shape, tuple) else (shape,)
     axes = tuple(_size("uniform", f"shape[{i}]", n) for i, n in enumerate(axes))
     limit = 1 / math.sqrt(_size("uniform", "hidden_size", hidden_size))
@@ -284,7 +289,7 @@ def random_vanilla_cell(
             floating-point dtype, an unknown activation.
     """
     where = "random_vanilla_cell"
-    _check_draw(where, rng, dtype)
+    check_draw(where, rng, dtype)
     I, H = _size(where, "input_size", input_size), _size(where, "hidden_size", hidden_size)
     radius = check_number(where, "spectral_radius", spectral_radius)
     input_scale = check_number(where, "input_scale", input_scale, above=False)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnlib.backend import check_choice, check_count
-from rnnlib.initialisation import _check_draw
+from rnnlib.initialisation import check_draw
 
 
 class Batch(NamedTuple):
@@ -65,7 +65,7 @@ def adding(length: int, batch_size: int, rng: np.random.Generator, *, dtype: Any
     T/2 - 1 that are left, the first and the last step carry the marker -1, and the target is
     0.5 + (X₁ + X₂)/4.
     """
-    _check_draw("adding", rng, dtype)
+    check_draw("adding", rng, dtype)
     T = check_count("adding", "length", length, 2)
     B = check_count("adding", "batch_size", batch_size)
     values = rng.random((T, B)).astype(dtype)
@@ -127,7 +127,7 @@ def copy_memory(
     After Hochreiter and Schmidhuber (1997), in the form of Arjovsky, Shah and Bengio (2016): eight
     symbols, ten to remember, T + 20 steps, where their T is ``delay``.
     """
-    _check_draw("copy_memory", rng, dtype)
+    check_draw("copy_memory", rng, dtype)
     delay = check_count("copy_memory", "delay", delay)
     B = check_count("copy_memory", "batch_size", batch_size)
     S = check_count("copy_memory", "symbols", symbols, 2)
@@ -214,7 +214,7 @@ def temporal_order(
     Hochreiter and Schmidhuber (1997), experiments 6a and 6b. There the ranges are those for T = 100,
     and the length varies between 100 and 110.
     """
-    _check_draw("temporal_order", rng, dtype)
+    check_draw("temporal_order", rng, dtype)
     T = check_count("temporal_order", "length", length, 10)
     B = check_count("temporal_order", "batch_size", batch_size)
     check_choice("temporal_order", "symbols", symbols, tuple(_RANGES))
@@ -299,7 +299,7 @@ def embedded_reber(batch_size: int, rng: np.random.Generator, *, dtype: Any = np
 
     Hochreiter and Schmidhuber (1997), experiment 1; the inner grammar is that of Reber (1967).
     """
-    _check_draw("embedded_reber", rng, dtype)
+    check_draw("embedded_reber", rng, dtype)
     B = check_count("embedded_reber", "batch_size", batch_size)
     K = len(REBER_SYMBOLS)
     # Two ways out of every node, the same one twice where there is no choice.
