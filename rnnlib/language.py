@@ -722,10 +722,9 @@ def sample(p: Annotated[Array, "N K"], u: Annotated[Array, "N"]) -> Annotated[Ar
         raise ValueError(f"sample: u runs from {extremes[0]} to {extremes[1]}, expected numbers in [0, 1)")
     number = xp.arange(int(p.shape[1]), like=p)
     upper = p.cumsum(1)  # (N, K), p_0 + … + p_k
-    total = upper[:, -1:]  # (N, 1)
-    # Rounding may leave u times the total at the total itself: then the last that has a share.
-    chosen = (upper <= u[:, None] * total) & (upper < total)  # (N, K)
-    return xp.asarray(chosen.sum(1)[:, None] == number, like=p)  # (N, K)
+    # The total may be rounded to less than 1, and u must stay below it. As u < 1, it does, also rounded.
+    passed = upper <= u[:, None] * upper[:, -1:]  # (N, K)
+    return xp.asarray(passed.sum(1)[:, None] == number, like=p)  # (N, K)
 
 
 @implements("eq-language-correlation")

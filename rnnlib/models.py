@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from rnnlib.backend import check_choice
+from rnnlib.backend import check_choice, check_count
+
+_LAYERS: dict[str, Any] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
 class CharacterModel(nn.Module):
@@ -94,11 +96,19 @@ class CharacterModel(nn.Module):
             steps: how many steps at a time; it changes the memory needed, and no number.
 
         Returns:
-            -log p of every symbol but the first of each stream, (steps, streams).
+            -log p of every symbol but the first of each stream, (length of a stream, streams).
+
+        Raises:
+            ValueError: a text too short for so many streams.
         """
+        length = (len(codes) - 1) // streams
+        if length < 1:
+            raise ValueError(
+                f"CharacterModel.held_out_loss: codes has length {len(codes)}, expected more than {streams} "
+                f"for {streams} streams"
+            )
         mode = self.training
         self.eval()
-        length = (len(codes) - 1) // streams
         places = torch.arange(length, device=codes.device)[:, None]
         places = places + torch.arange(streams, device=codes.device) * length  # (length, streams)
         state, parts = None, []
@@ -115,6 +125,8 @@ class CharacterModel(nn.Module):
     @torch.no_grad()
     def step(self, symbols: Any, state: Any) -> tuple[Any, Any]:
         """One step for :func:`rnnlib.language.generate` and :func:`rnnlib.language.beam_search`.
+
+        A model with dropout drops in training mode here too: call ``eval()`` before.
 
         Args:
             symbols: the last symbols, (N,) a NumPy array.
@@ -162,7 +174,16 @@ class TextClassifier(nn.Module):
 
         Returns:
             Logits, (B, classes).
+
+        Raises:
+            ValueError: a length out of range.
         """
+        wrong = lengths[(lengths < 1) | (lengths > len(symbols))]
+        if len(wrong):
+            raise ValueError(
+                f"TextClassifier: lengths holds {wrong[0].item()}, expected whole numbers from 1 to "
+                f"{len(symbols)}"
+            )
         hs, _ = self.lstm(self.embedding(symbols))  # (T, B, H)
         last = hs[lengths - 1, torch.arange(len(lengths), device=hs.device)]  # (B, H)
         return self.readout(last)
@@ -176,23 +197,24 @@ class Forecaster(nn.Module):
     quantiles.
 
     Args:
-        kind: ``"RNN"``, ``"LSTM"`` or ``"GRU"``.
+        cell: ``"rnn"``, ``"lstm"`` or ``"gru"``.
         hidden_size: units of each layer.
         horizon: H, how far ahead to forecast.
         outputs: K, numbers per horizon.
         num_layers: recurrent layers.
+
+    Raises:
+        ValueError: a cell of another name.
     """
 
     def __init__(
-        self, kind: str, hidden_size: int, horizon: int, *, outputs: int = 2, num_layers: int = 1
+        self, cell: str, hidden_size: int, horizon: int, *, outputs: int = 2, num_layers: int = 1
     ) -> None:
         """Create the parameters and draw their first values."""
         super().__init__()
-        layers = {"RNN": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}
-        if kind not in layers:
-            raise ValueError(f"Forecaster: kind is {kind!r}, expected one of 'RNN', 'LSTM', 'GRU'")
+        check_choice("Forecaster", "cell", cell, tuple(_LAYERS))
         self.horizon, self.outputs = horizon, outputs
-        self.layer = layers[kind](1, hidden_size, num_layers)
+        self.layer = _LAYERS[cell](1, hidden_size, num_layers)
         self.readout = nn.Linear(hidden_size, horizon * outputs)
 
     def forward(self, xs: Tensor) -> Tensor:
@@ -232,16 +254,17 @@ class Forecaster(nn.Module):
 
         Returns:
             (B, horizon).
+
+        Raises:
+            TypeError, ValueError: a horizon that is not a whole number of at least 1.
         """
+        horizon = check_count("Forecaster.recursive", "horizon", horizon)
         hs, state = self.layer(xs[..., None])
         forecasts = [self.readout(hs[-1])[:, 0]]  # (B,)
         while len(forecasts) < horizon:
             hs, state = self.layer(forecasts[-1][None, :, None], state)
             forecasts.append(self.readout(hs[-1])[:, 0])
         return torch.stack(forecasts, dim=1)
-
-
-_LAYERS: dict[str, Any] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
 class SequenceLabeller(nn.Module):

@@ -376,7 +376,7 @@ def test_temperature_agrees_with_torch_and_has_its_limits(agree, n, temperature,
     )
     hot = language.temperature_softmax(a, 1e9)
     np.testing.assert_allclose(hot, 1 / n["K"], atol=1e-7)
-    cold = language.temperature_softmax(a, 1e-300)  # a / τ alone would overflow
+    cold = language.temperature_softmax(a + 1e9, 1e-300)  # (a + 1e9) / τ alone would overflow
     np.testing.assert_array_equal(cold, np.eye(n["K"])[a.argmax(1)])
     for wrong in (0, -1.0, math.inf):
         with pytest.raises(ValueError, match="temperature is"):
@@ -469,6 +469,9 @@ def test_samples_have_their_frequencies_and_the_impossible_never_comes():
     np.testing.assert_array_equal(language.sample(np.tile(p, (2, 1)), edges).argmax(1), [1, 5])
     third = np.array([[1 / 3, 1 / 3, 1 / 3, 0.0]] * 2)
     np.testing.assert_array_equal(language.sample(third, edges).argmax(1), [0, 2])
+    tenth = np.array([[0.1] * 10 + [0.0]])
+    assert np.cumsum(tenth)[-1] == edges[1]  # and not 1
+    np.testing.assert_array_equal(language.sample(tenth, edges[1:]).argmax(1), [9])
     for wrong in (-0.1, 1.0):
         with pytest.raises(ValueError, match=r"expected numbers in \[0, 1\)"):
             language.sample(p[None], np.array([wrong]))

@@ -17,15 +17,15 @@ class TestForecaster:
     """Chapter 12."""
 
     @staticmethod
-    def model(kind="GRU", **options):
+    def model(cell="gru", **options):
         torch.manual_seed(3)
-        return models.Forecaster(kind, 5, 4, **options).double()
+        return models.Forecaster(cell, 5, 4, **options).double()
 
-    @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+    @pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
     def test_it_is_the_cell_of_the_book_and_a_linear_readout(self, kind):
         model = self.model(kind)
         xs = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
-        cells = {"RNN": VanillaCell, "LSTM": LSTMCell, "GRU": ResetAfterGRUCell}
+        cells = {"rnn": VanillaCell, "lstm": LSTMCell, "gru": ResetAfterGRUCell}
         cell = from_torch(model.layer.state_dict(), cells[kind])
         hs = unroll(cell, xs[..., None]).hs  # (T, B, H)
         expected = (hs @ model.readout.weight.T + model.readout.bias).reshape(6, 2, 4, 2)
@@ -50,7 +50,7 @@ class TestForecaster:
         torch.testing.assert_close(found, model(xs)[-1])
         assert not found.requires_grad
 
-    @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+    @pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
     def test_recursive_forecasts_are_those_of_a_series_that_grows(self, kind):
         model, xs = self.model(kind, num_layers=2), torch.randn(7, 3, dtype=torch.float64)
         longer = xs
@@ -59,11 +59,13 @@ class TestForecaster:
         torch.testing.assert_close(model.recursive(xs, 9), longer[7:].T)
         assert not model.recursive(xs, 1).requires_grad
 
-    def test_an_unknown_kind_is_refused(self):
+    def test_an_unknown_cell_and_no_horizon_are_refused(self):
         with pytest.raises(
-            ValueError, match=r"Forecaster: kind is 'ESN', expected one of 'RNN', 'LSTM', 'GRU'"
+            ValueError, match=r"Forecaster: cell is 'ESN', expected one of 'rnn', 'lstm', 'gru'"
         ):
             models.Forecaster("ESN", 5, 4)
+        with pytest.raises(ValueError, match=r"Forecaster.recursive: horizon is 0, expected"):
+            self.model().recursive(torch.zeros(3, 1, dtype=torch.float64), 0)
 
 
 class TestCharacterModel:
@@ -102,6 +104,7 @@ class TestCharacterModel:
             model(text[:12])[0].flatten(0, 1), text[1:].flatten(), reduction="none"
         ).view(12, self.B)
         model.h += 1  # what is left of an earlier pass must not matter
+        model.C += 1
         for step in range(3):
             piece = slice(4 * step, 4 * step + 4)
             loss = model.stream_loss(text[:12][piece], text[1:][piece], step == 0)
@@ -156,6 +159,8 @@ class TestCharacterModel:
                 model(text[:-1, None])[0][:, 0], text[1:], reduction="none"
             )
             torch.testing.assert_close(found[:, stream], expected.detach())
+        with pytest.raises(ValueError, match=r"codes has length 16, expected more than 16 for 16 streams"):
+            model.held_out_loss(codes[:16])
 
     def test_its_steps_are_those_of_a_text(self):
         model, text = self.model(), self.symbols(4, 2)
@@ -170,11 +175,20 @@ class TestCharacterModel:
         torch.testing.assert_close(first[0][:, 2], state[0][:, 1])
         torch.testing.assert_close(second[0], state[0][:, :1])
 
-    def test_dropout_is_for_training(self):
-        model, text = self.model(dropout=0.5), self.symbols(6, 2)
-        assert (model(text)[0] - model(text)[0]).abs().max() > 0
+    def test_dropout_is_before_between_and_behind_the_layers_in_training_only(self):
+        model, text = self.model(dropout=0.5, num_layers=2), self.symbols(6, 2)
+        dropped = {}  # the share of zeros in what a part reads
+        for name in ("lstm", "readout"):
+            getattr(model, name).register_forward_pre_hook(
+                lambda _, read, name=name: dropped.update({name: (read[0] == 0).double().mean().item()})
+            )
+        model(text)
+        assert all(0.2 < share < 0.8 for share in dropped.values())
+        assert model.lstm.dropout == 0.5
+        assert self.model(dropout=0.5).lstm.dropout == 0  # nothing is between the layers of one
         model.eval()
         torch.testing.assert_close(model(text)[0], model(text)[0], rtol=0, atol=0)
+        assert dropped == {"lstm": 0, "readout": 0}
 
 
 class TestTextClassifier:
@@ -198,6 +212,9 @@ class TestTextClassifier:
         symbols[4:, 1:] = 0
         symbols[1:, 1] = 3
         torch.testing.assert_close(model(symbols, lengths)[1:], found[1:], rtol=0, atol=0)
+        for wrong in (0, 8):
+            with pytest.raises(ValueError, match=f"lengths holds {wrong}, expected .* 1 to 7$"):
+                model(symbols, torch.tensor([7, wrong, 4]))
 
 
 class TestSequenceLabellerAndClassifier:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rnnlib import bptt, equations, gradients, lstm
+from rnnlib import bptt, equations, forecasting, gradients, lstm
 from rnnlib.bidirectional import Bidirectional
 from rnnlib.cell import arrays_of
 from rnnlib.initialisation import random_vanilla_cell
@@ -88,6 +88,25 @@ class TestTheClaims:
             said = f"{100 * run.final[1].item():.1f}"
             assert said == left
             assert f"{said} % at" in PAGE
+
+    def test_the_gradients_of_the_losses_for_forecasts(self):
+        rng = np.random.default_rng(3)
+        one, y, s, target, tau = np.ones(()), *rng.normal(size=(3, 1, 4)), rng.uniform(size=4)
+        found = forecasting.mean_absolute_error_backward(one, y, target)
+        assert np.allclose(found, np.sign(y - target) / 4)
+        d_mean, d_log_scale = forecasting.gaussian_nll_backward(one, y, s, target)
+        z = (target - y) / np.exp(s)
+        assert np.allclose(d_mean, -z / (4 * np.exp(s)))
+        assert np.allclose(d_log_scale, (1 - z**2) / 4)
+        found = forecasting.pinball_backward(one, y, target[0, :1], tau)
+        assert np.allclose(found, ((target[0, 0] < y) - tau) / 4)
+        for formula in (
+            r"\frac{1}{O} \operatorname{sign}(y - \hat y)",
+            r"-\frac{z}{O \sigma}",
+            r"\frac{1}{O} (1 - z^2)",
+            r"\frac{1}{Q} ([\hat y < y] - \tau)",
+        ):
+            assert f"${formula}$" in PAGE
 
     def test_clipping_refuses_what_it_cannot_mend(self):
         with pytest.raises(ValueError, match=r"NaN|not finite"):
