@@ -1,12 +1,11 @@
 """The larger setting of chapter 11: who speaks, and who speaks when, on Japanese Vowels.
 
-    python experiments/speech.py --device cpu
+    python experiments/speech.py --device cuda
 
 First, speaker identification: every network of ``NETWORKS``, once per seed, is trained on four fifths of
-the training utterances and validated on the rest. Seed k holds out fold k, so that with five seeds every
-training utterance is asked about once. The network with the smallest mean cross-entropy in validation is
-chosen. It is trained anew on all training utterances, once per seed, and tested. All networks of the first
-round are tested too, for the table; nothing is chosen by that.
+the training utterances and validated on the rest. The network with the smallest mean cross-entropy in
+validation is chosen. It is trained anew on all training utterances, once per seed, and tested. All
+networks of the first round are tested too, for the table; nothing is chosen by that.
 
 Second, connectionist temporal classification: utterances joined end to end, and the speakers of each
 sentence as the only label. A bidirectional LSTM of two layers says who speaks, in order.
@@ -18,18 +17,23 @@ chapter reads it. ``--quick`` does the same with everything small, in seconds, t
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import platform
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from rnnlib import benchmark, ctc, datasets, optim, speech, train
+import rnnlib
+from rnnlib import ctc, datasets, optim, speech, train
 from rnnlib.models import SequenceClassifier, SequenceLabeller
 
-SPEAKERS, FOLDS = 9, 5
+COMMAND = "python experiments/speech.py --device cuda"
+SPEAKERS = 9
 NETWORKS: dict[str, dict[str, Any]] = {
     "vanilla": {"cell": "rnn"},
     "LSTM": {"cell": "lstm"},
@@ -46,11 +50,12 @@ class Data:
     """The utterances, standardised by the training frames of a split, as padded batches on the device."""
 
     def __init__(self, device: str) -> None:
-        """Read the utterances; the training part is cut into folds, every fifth utterance in one."""
+        """Read the utterances; every fifth of the training part is for validation."""
         self.device = device
         self.train, self.test = datasets.japanese_vowels()
-        self.every = np.arange(len(self.train.frames))
-        self.folds = [self.every[k::FOLDS] for k in range(FOLDS)]
+        every = np.arange(len(self.train.frames))
+        self.every, self.fit, self.validation = every, every[every % 5 != 4], every[every % 5 == 4]
+        self.tested = np.arange(len(self.test.frames))
 
     def scaled(self, statistics: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """All training and all test utterances, by mean and deviation of some training utterances."""
@@ -71,11 +76,8 @@ class Data:
 # --- who speaks -----------------------------------------------------------------------------------
 
 
-def classifier(
-    data: Data, settings: dict, options: dict, seed: int, held_out: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Train one network on the training utterances not held out; its answers to these and to the test."""
-    members = np.setdiff1d(data.every, held_out)
+def classifier(data: Data, settings: dict, options: dict, seed: int, members: np.ndarray) -> dict:
+    """Train one network on some of the training utterances; its answers to the others and to the test."""
     train.seed(seed)
     frames, test_frames = data.scaled(members)
     model = SequenceClassifier(
@@ -106,11 +108,12 @@ def classifier(
     )
     model.eval()
     with torch.no_grad():
+        held_out = torch.from_numpy(np.setdiff1d(data.every, members))
         answers = {"test": torch.log_softmax(model(*data.batch(test_frames)).double().cpu(), 1).numpy()}
         if len(held_out):
             logits = model(xs[:, held_out], lengths[held_out]).double().cpu()
             answers["validation"] = torch.log_softmax(logits, 1).numpy()
-    return answers
+    return {"seed": seed, **answers}
 
 
 def accuracy(log_y: np.ndarray, speakers: np.ndarray) -> float:
@@ -120,32 +123,26 @@ def accuracy(log_y: np.ndarray, speakers: np.ndarray) -> float:
 
 def identification(data: Data, settings: dict, seeds: list[int]) -> dict[str, Any]:
     """All networks, the choice by validation, and the chosen network on all training utterances."""
-    test = data.test.speakers
-    networks: dict[str, Any] = {}
+    right, test = data.train.speakers[data.validation], data.test.speakers
+    networks = {}
     for name, options in NETWORKS.items():
-        per_seed = []
-        for seed in seeds:
-            held_out = data.folds[seed % FOLDS]
-            right = data.train.speakers[held_out]
-            answers = classifier(data, settings, options, seed, held_out)
-            per_seed.append(
-                {
-                    "seed": seed,
-                    "validation": accuracy(answers["validation"], right),
-                    "validation_cross_entropy": -float(
-                        answers["validation"][np.arange(len(right)), right].mean()
-                    ),
-                    "test": accuracy(answers["test"], test),
-                }
-            )
+        runs = [classifier(data, settings, options, seed, data.fit) for seed in seeds]
+        entropies = [-float(r["validation"][np.arange(len(right)), right].mean()) for r in runs]
         networks[name] = {
-            "validation_cross_entropy": float(np.mean([r["validation_cross_entropy"] for r in per_seed])),
-            "per_seed": per_seed,
-            **summary("test", [r["test"] for r in per_seed]),
+            "validation_cross_entropy": float(np.mean(entropies)),
+            "per_seed": [
+                {
+                    "seed": r["seed"],
+                    "validation": accuracy(r["validation"], right),
+                    "validation_cross_entropy": entropy,
+                    "test": accuracy(r["test"], test),
+                }
+                for r, entropy in zip(runs, entropies, strict=True)
+            ],
+            **summary("test", [accuracy(r["test"], test) for r in runs]),
         }
     chosen = min(networks, key=lambda name: networks[name]["validation_cross_entropy"])
-    nobody = np.array([], int)
-    runs = [classifier(data, settings, NETWORKS[chosen], seed, nobody) for seed in seeds]
+    runs = [classifier(data, settings, NETWORKS[chosen], seed, data.every) for seed in seeds]
     scores = [accuracy(r["test"], test) for r in runs]
     together = np.logaddexp.reduce([r["test"] for r in runs])
     return {
@@ -237,6 +234,11 @@ def recognition(data: Data, settings: dict, seeds: list[int]) -> dict[str, Any]:
 # --- the record -----------------------------------------------------------------------------------
 
 
+def device_name(device: str) -> str:
+    """The card, or the kind of CPU."""
+    return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {platform.machine()}"
+
+
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Run the experiment and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -260,19 +262,31 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     if options.quick:
         settings |= {"hidden_size": 8, "batch_size": 9, "steps": 3, "ctc_steps": 3, "test_sentences": 10}
         seeds, ctc_seeds = seeds[:2], ctc_seeds[:2]
+    start = time.perf_counter()
     data = Data(options.device)
     found = identification(data, settings, seeds)
+    between = time.perf_counter()
     spoken = recognition(data, settings, ctc_seeds)
+    end = time.perf_counter()
     record = {
         "experiment": "speech",
-        "command": f"python experiments/speech.py --device {options.device}" + " --quick" * options.quick,
+        "command": COMMAND + (" --quick" if options.quick else ""),
         "quick": options.quick,
-        **benchmark.environment(options.device),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "device": device_name(options.device),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+            "numpy": np.__version__,
+            "rnnlib": rnnlib.__version__,
+        },
         "settings": settings,
         "seeds": seeds,
         "ctc_seeds": ctc_seeds,
         "identification": found,
         "ctc": spoken,
+        "seconds": {"identification": round(between - start, 1), "ctc": round(end - between, 1)},
     }
     options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return record

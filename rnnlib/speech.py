@@ -140,7 +140,7 @@ def mel_filters(
 ) -> Annotated[Array, "M F"]:
     """Triangles over the frequencies, evenly spaced on the mel scale (:eq:`eq-speech-filters`).
 
-    Filter m rises from 0 at the centre of its left neighbour to 1 at its own, and falls to 0 at the
+    Filter j rises from 0 at the centre of its left neighbour to 1 at its own, and falls to 0 at the
     centre of its right one.
 
     Args:
@@ -440,8 +440,8 @@ def join_utterances(
         B sequences, (T, I) each, and the labels in each, in order.
 
     Raises:
-        TypeError, ValueError: not as many labels as utterances, a count out of range; see
-            :func:`warping_distances` for the utterances.
+        TypeError, ValueError: not as many labels as utterances, labels that are no whole numbers of at
+            least 0, a count out of range; see :func:`warping_distances` for the utterances.
     """
     where = "join_utterances"
     _check_sequences(where, utterances=utterances)
@@ -449,6 +449,7 @@ def join_utterances(
         raise ValueError(
             f"{where}: labels has {len(labels)} entries, expected {len(utterances)} set by utterances"
         )
+    whole = [check_count(where, f"labels[{n}]", label, 0) for n, label in enumerate(labels)]
     B = check_count(where, "batch_size", batch_size)
     fewest = check_count(where, "fewest", fewest)
     most = check_count(where, "most", most, fewest)
@@ -456,4 +457,4 @@ def join_utterances(
         rng.integers(0, len(utterances), rng.integers(fewest, most, endpoint=True)).tolist() for _ in range(B)
     ]
     joined = [np.concatenate([utterances[n] for n in ns]) for ns in drawn]
-    return joined, [[int(labels[n]) for n in ns] for ns in drawn]
+    return joined, [[whole[n] for n in ns] for ns in drawn]

@@ -279,6 +279,8 @@ def test_what_does_not_fit_is_refused():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="labels has 1 entries, expected 2 set by utterances"):
         speech.join_utterances([x, x], [1], 3, rng)
+    with pytest.raises(TypeError, match=r"join_utterances: labels\[1\] is a float"):
+        speech.join_utterances([x, x], [1, 1.5], 3, rng)
     with pytest.raises(ValueError, match="most is 1, expected a whole number of at least 2"):
         speech.join_utterances([x], [1], 3, rng, most=1)
 
