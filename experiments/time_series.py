@@ -15,10 +15,8 @@ what, and what came out. The chapter reads it.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import math
-import platform
 import sys
 import time
 from pathlib import Path
@@ -27,8 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import rnnlib
-from rnnlib import forecasting, train
+from rnnlib import benchmark, forecasting, train
 from rnnlib.forecasting import Series
 from rnnlib.models import Forecaster
 
@@ -47,16 +44,6 @@ def loss(model: Forecaster, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.T
 # --- a network on one series ----------------------------------------------------------------------
 
 
-def training_windows(series: Series, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Overlapping windows of the training part, with the targets after the first third of each."""
-    H, end = series.horizon, series.train_end - series.offset
-    last = forecasting.rolling_origins(CONTEXT, end, H, every=4)
-    xs = forecasting.contexts(series.u, last, CONTEXT)  # (T, B)
-    steps = range(CONTEXT // 3, CONTEXT)
-    targets = np.stack([forecasting.outcomes(series.u, last - CONTEXT + t + 1, H) for t in steps])
-    return tuple(torch.tensor(a, dtype=torch.float32, device=device) for a in (xs, targets))  # type: ignore
-
-
 def forecast(model: Forecaster, series: Series, part: str, device: str) -> np.ndarray:
     """Median forecasts in the unit of the series, (N, H)."""
     origins = series.origins(part)
@@ -68,8 +55,8 @@ def forecast(model: Forecaster, series: Series, part: str, device: str) -> np.nd
 def local(series: Series, size: int, seed: int, steps: int, device: str) -> dict[str, Any]:
     """Train on one series, stop where the validation is best, and forecast both parts."""
     train.seed(seed)
-    model = Forecaster("GRU", size, series.horizon).to(device)
-    batch = training_windows(series, device)
+    model = Forecaster("gru", size, series.horizon).to(device)
+    xs, targets = (torch.tensor(a, dtype=torch.float32, device=device) for a in series.windows(CONTEXT))
     validation = series.origins("validation")
 
     def evaluate(m: Forecaster) -> float:
@@ -77,7 +64,7 @@ def local(series: Series, size: int, seed: int, steps: int, device: str) -> dict
 
     history = train.fit(
         model,
-        lambda step: batch,
+        lambda step: (xs, targets),
         loss,
         optimizer=torch.optim.Adam(model.parameters(), lr=0.01),
         steps=steps,
@@ -180,7 +167,7 @@ def standardise(xs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 def simulated(size: int, seed: int, steps: int, batch: int, device: str) -> Forecaster:
     """Train on simulated series alone."""
     train.seed(seed)
-    model = Forecaster("GRU", size, HORIZON).to(device)
+    model = Forecaster("gru", size, HORIZON).to(device)
 
     def batches(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         generator = torch.Generator(device).manual_seed(1_000_003 * seed + step)
@@ -263,15 +250,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "seeds": seeds,
         "results": results,
         "seconds": round(time.monotonic() - start, 1),
-        "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda,
-            "numpy": np.__version__,
-            "rnnlib": rnnlib.__version__,
-        },
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        **benchmark.environment(device),
     }
 
 

@@ -86,9 +86,9 @@ def difference(xs: Annotated[Array, "T"], period: int = 1) -> Annotated[Array, "
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; a period out of range.
     """
     T = int(xs.shape[0])
-    period = check_count("difference", "period", period, 1, max(T - 1, 1))
     if T < 2:
         raise ValueError(f"difference: xs has shape {tuple(xs.shape)}, expected at least 2 values")
+    period = check_count("difference", "period", period, 1, T - 1)
     return xs[period:] - xs[:-period]  # (T - m,)
 
 
@@ -529,7 +529,7 @@ def conformal_radius(scores: Annotated[Array, "N"], miscoverage: float) -> Annot
     """
     N = int(scores.shape[0])
     alpha = check_number("conformal_radius", "miscoverage", miscoverage)
-    rank = math.ceil(round((N + 1) * (1 - alpha), 9))  # 20 · 0.95 is 19 and not 19.000000000000004
+    rank = math.ceil(round((N + 1) * (1 - alpha), 9))  # 20 (1 - 0.7) is 6, not 6.000000000000001
     if not 1 <= rank <= N:
         raise ValueError(
             f"conformal_radius: miscoverage is {alpha}, expected a number from 1/{N + 1} to 1 with "
@@ -573,6 +573,9 @@ class Series:
 
     def __post_init__(self) -> None:
         check_choice("Series", "transform", self.transform, TRANSFORMS)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if not np.isfinite(self.z).all():
+                raise ValueError(f"Series: values holds numbers without a finite {self.transform}")
         T = len(self.values)
         horizon = check_count("Series", "horizon", self.horizon, 1, self.period)
         end = check_count("Series", "train_end", self.train_end, 2 + self.offset, T - 2 * horizon)
@@ -620,10 +623,43 @@ class Series:
             return rolling_origins(self.train_end, self.validation_end, self.horizon)
         return rolling_origins(self.validation_end, len(self.values), self.horizon)
 
+    def windows(self, length: int, every: int = 4) -> tuple[np.ndarray, np.ndarray]:
+        """Overlapping windows of ``u`` in the training part, to train on, and the targets of their steps.
+
+        The first third of a window has no targets: there a network knows too little to forecast.
+
+        Args:
+            length: L, how many values a window has.
+            every: steps from one window to the next.
+
+        Returns:
+            Windows, time first, (L, B), and for each of their last T' = L - ⌊L/3⌋ steps the H values that
+            follow it, (T', B, H).
+
+        Raises:
+            TypeError, ValueError: see :func:`rolling_origins`; a training part without room for a window.
+        """
+        ends = rolling_origins(length, self.train_end - self.offset, self.horizon, every)  # (B,)
+        targets = [outcomes(self.u, ends - length + t + 1, self.horizon) for t in range(length // 3, length)]
+        return contexts(self.u, ends, length), np.stack(targets)
+
+    def untransform(self, z: np.ndarray) -> np.ndarray:
+        """The transformation undone; below the root of 0 there is 0.
+
+        Args:
+            z: transformed values, of any shape.
+
+        Returns:
+            The same in the unit of the series.
+        """
+        if self.transform == "sqrt":
+            return np.maximum(z, 0) ** 2
+        return np.exp(z) if self.transform == "log" else z
+
     def back(self, u: np.ndarray, origins: np.ndarray) -> np.ndarray:
         """Forecasts of ``u`` as forecasts of the series.
 
-        Every step on the way is increasing, so quantiles become quantiles, and a median a median.
+        No step on the way reverses an order, so quantiles become quantiles, and a median a median.
 
         Args:
             u: forecasts, or ends of intervals, (N, H).
@@ -639,9 +675,7 @@ class Series:
         z = mean + std * u  # (N, H)
         if self.period is not None:
             z = z + contexts(self.z, origins, self.period).T[:, : self.horizon]  # what was a period before
-        if self.transform == "sqrt":
-            return np.maximum(z, 0) ** 2
-        return np.exp(z) if self.transform == "log" else z
+        return self.untransform(z)
 
     def errors(self, forecasts: np.ndarray, origins: np.ndarray) -> np.ndarray:
         """The absolute scaled error of every forecast, (N, H); its mean is the MASE.
@@ -649,7 +683,16 @@ class Series:
         Args:
             forecasts: in the unit of the series, (N, H).
             origins: counts of known values, (N,).
+
+        Returns:
+            |forecast - outcome| in units of :attr:`scale`, (N, H).
+
+        Raises:
+            TypeError, ValueError: see :func:`outcomes`; forecasts of another shape than (N, H).
         """
+        expected = (len(origins), self.horizon)
+        if forecasts.shape != expected:
+            raise ValueError(f"Series.errors: forecasts has shape {forecasts.shape}, expected {expected}")
         return np.abs(forecasts - outcomes(self.values, origins, self.horizon)) / self.scale
 
 
