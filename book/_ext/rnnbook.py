@@ -69,7 +69,7 @@ def link_equations(app: Sphinx, doctree: nodes.document) -> None:
     for block in list(doctree.findall(nodes.math_block)):
         label = block.get("label")
         if label in registry and "rnnbook-index" not in block.get("classes", []):
-            line = nodes.paragraph("", "", classes=["equation-code"])
+            line = nodes.paragraph("", "", classes=["equation-code"], equation=label)
             line += nodes.Text("in code: ")
             line += function_reference(registry[label], app.env.docname)
             parent = block.parent
@@ -226,6 +226,8 @@ def keep_offline(
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.setup_extension("finding")
+    app.setup_extension("cover")
     app.connect("config-inited", set_cache)
     app.connect("doctree-read", link_equations)
     app.connect("autodoc-process-signature", show_shapes)
