@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import html
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ import sources
 import yaml
 from docutils import nodes
 from sphinx import addnodes
-from sphinx.application import Sphinx
+from sphinx.application import ENV_PICKLE_FILENAME, Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.transforms import SphinxTransform
 from sphinx.util.docutils import SphinxDirective
@@ -80,7 +81,7 @@ def gather(app: Sphinx, env: BuildEnvironment) -> list[str]:
                 if section is not None:
                     uses.setdefault(xref["reftarget"], {}).setdefault(docname, section["ids"][0])
     before = getattr(env, "rnnbook_uses", {})
-    env.rnnbook_places, env.rnnbook_uses = places, uses  # type: ignore[attr-defined]
+    env.rnnbook_places, env.rnnbook_uses = places, uses
     return sorted({place.docname for label, place in places.items() if before.get(label) != uses.get(label)})
 
 
@@ -208,8 +209,8 @@ def definitions(app: Sphinx) -> dict[str, str]:
                 for name in names:
                     for anchor in name["ids"]:
                         found[anchor] = f"<p><strong>{heading}</strong></p>{shown}"
-        app.rnnbook_definitions = found  # type: ignore[attr-defined]
-    return app.rnnbook_definitions  # type: ignore[attr-defined]
+        app.rnnbook_definitions = found
+    return app.rnnbook_definitions
 
 
 # --- the sidebar ------------------------------------------------------------------------------
@@ -255,6 +256,22 @@ class IndexNames(SphinxTransform):
                 anchor = nodes.make_id(f"equation-{entry.label}")
                 node = addnodes.index(entries=[("single", text, anchor, "", None)])
                 block.parent.insert(block.parent.index(block), node)
+
+
+def keep_search_index(app: Sphinx, exception: Exception | None) -> None:
+    """Save what search needs from pages that the next build will not write again.
+
+    Sphinx collects index entries and titles for search while it writes the pages, but saves its
+    environment before that: the next build that writes some pages only would forget all others.
+    """
+    if exception is None:
+        with (Path(app.doctreedir) / ENV_PICKLE_FILENAME).open("wb") as stream:
+            pickle.dump(app.env, stream, pickle.HIGHEST_PROTOCOL)
+
+
+def forget_page(app: Sphinx, env: BuildEnvironment, docname: str) -> None:
+    """Drop the kept index entries of a page that is read anew or is gone."""
+    env._search_index_index_entries.pop(docname, None)
 
 
 # --- openers ----------------------------------------------------------------------------------
@@ -426,5 +443,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-resolved", link_terms)
     app.connect("html-page-context", add_previews)
     app.connect("html-page-context", name_folds, priority=900)  # behind the theme, which makes the tree
+    app.connect("env-purge-doc", forget_page)
+    app.connect("build-finished", keep_search_index)
     app.add_directive("book-map", BookMap)
-    return {"version": "1", "env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"version": "1", "env_version": 2, "parallel_read_safe": True, "parallel_write_safe": True}
