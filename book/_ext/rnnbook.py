@@ -5,6 +5,7 @@
 - Under every labelled equation stands the function that computes it, one click away.
 - ``{equation-index}`` lists the registry: equation, function, source, tests.
 - ``{agreement-table}`` shows how closely each function agrees with its references.
+- ``{character-sampler}`` places a character model that writes in the page (character_sampler.py).
 - The API pages show the declared shapes as the signature.
 - No page asks another host for a script or a style.
 """
@@ -234,4 +235,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", keep_offline, priority=999)
     app.add_directive("equation-index", EquationIndex)
     app.add_directive("agreement-table", AgreementTable)
+    app.setup_extension("character_sampler")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
