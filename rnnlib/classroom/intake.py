@@ -83,7 +83,7 @@ def read(submission: Submission, name: str) -> tuple[bytes, list[str]]:
     path = submission.paths[0]
     candidates = list(_walk(path)) if path.is_dir() and not path.is_symlink() else [path]
     books = [p for p in candidates if p.suffix.lower() == ".ipynb"]
-    chosen, notes = _choose({str(p): p for p in books}, name, is_file=len(candidates) == 1)
+    chosen, notes = _choose({str(p): p for p in books}, name, is_file=candidates == [path])
     if chosen is None:
         archives = [p for p in candidates if p.suffix.lower() == ".zip"]
         if len(archives) != 1:
@@ -259,6 +259,8 @@ def rebuild(assignment: Assignment, cells: list[StudentCell]) -> Rebuilt:
         notebook,
     )
     answers: dict[str, list[str]] = {}
+    texts: list[str] = []  # the student's own, which fill no cell of the release
+    known = {c["source"].strip() for c in release} | {""}
     seen: set[str] = set()
     changed: list[str] = []
     for number, cell in enumerate(cells, start=1):
@@ -274,6 +276,8 @@ def rebuild(assignment: Assignment, cells: list[StudentCell]) -> Rebuilt:
             answers.setdefault(_about(target)["grade_id"], []).append(cell.source)
         if cell.kind == "code":
             result.cells.append((label, cell.source))
+        elif target is None and cell.source.strip() not in known:
+            texts.append(cell.source)
     missing = [
         _about(c)["grade_id"]
         for c in locked
@@ -289,6 +293,9 @@ def rebuild(assignment: Assignment, cells: list[StudentCell]) -> Rebuilt:
         given = answers.get(about["grade_id"], [])
         if not given:
             result.notes.append(f"the answer cell {about['grade_id']} is missing")
+            if cell["cell_type"] == "markdown" and texts:
+                given = ["\n\n".join(texts)]
+                result.doubts.append(f"{about['grade_id']}: taken from text cells that nothing names")
         if len(set(given)) > 1:
             result.doubts.append(f"{len(given)} cells answer {about['grade_id']}; all were run, in order")
         result.written[about["grade_id"]] = bool(given) and given[-1].strip() != cell["source"].strip()

@@ -90,7 +90,13 @@ def command(uid: int, limits: Limits, contained: bool) -> list[str]:
     if not contained:
         return [sys.executable, "-I", "-B", str(here / "inside.py")]
     prefix, base = (os.path.realpath(p) for p in (sys.prefix, sys.base_prefix))
-    bwrap = ["bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    bwrap = [
+        shutil.which("bwrap") or "bwrap",
+        "--unshare-ipc",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-uts",
+    ]
     bwrap += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--hostname", "classroom"]
     if os.geteuid() != 0:
         bwrap += ["--unshare-user", "--uid", str(uid), "--gid", str(uid)]
