@@ -249,6 +249,9 @@ def _converse(
                     received += data
                     if not data:
                         result.end = "crash"
+                        with suppress(subprocess.TimeoutExpired, BlockingIOError):
+                            process.wait(1)  # what it said last may still be on its way
+                            result.words += os.read(words.fileno(), MAX_STDERR).decode("utf-8", "replace")
                         return
                     try:
                         for message in _messages(received):

@@ -9,7 +9,7 @@ from rnnlib.classroom.report import GRADED
 from rnnlib.classroom.sandbox import Limits
 from tests.classroom import students
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.xdist_group("honest")]
+pytestmark = pytest.mark.sandbox
 
 REFERENCE = students.solutions(students.CHAPTER_1)
 NAMES = [name for name in REFERENCE if name.startswith("answer-")]

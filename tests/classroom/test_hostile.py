@@ -21,7 +21,7 @@ from rnnlib.classroom.report import GRADED, REFUSED, REVIEW
 from tests.classroom import hostile
 from tests.classroom.students import as_bytes
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.xdist_group("hostile")]
+pytestmark = pytest.mark.sandbox
 
 LIMITS = sandbox.Limits(wall=25, step=1.5, memory=2**30, disk=8 * 2**20, processes=24)
 
