@@ -56,7 +56,9 @@ def good(release: dict[str, Any]) -> dict[str, Any]:
 
 # --- code ---------------------------------------------------------------------------------------
 
-LEAK = "raise RuntimeError(str({}))"  # what is found comes back as the words of an error
+# What is found comes back as the words of an error, and so does that something went through.
+LEAK = "found = {}\nraise RuntimeError('leak: ' + str(found)[-200:])"
+DONE = "\nraise RuntimeError('hush' + '-5417')"
 CHANNEL = """
 import os, io, sys, exchange, json
 import numpy as np
@@ -185,7 +187,8 @@ CODE = [
         "connects to another machine",
         GRADED,
         FULL,
-        "import socket; socket.create_connection(('192.0.2.1', 80), 1)",
+        "import socket, errno\ntry:\n    socket.create_connection(('192.0.2.1', 80), 1)\nexcept OSError as error:\n"
+        "    assert error.errno == errno.ENETUNREACH, 'hush' + '-5417'",
     ),
     (
         "network_loopback",
@@ -199,7 +202,7 @@ CODE = [
         "connects to an abstract socket of this machine",
         GRADED,
         FULL,
-        "import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('\\0hush-5417')\ns.sendall(b'x')",
+        "import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('\\0{socket}')\ns.sendall(b'x')",
     ),
     # reading
     (
@@ -207,7 +210,7 @@ CODE = [
         "reads the gradebook",
         GRADED,
         FULL,
-        LEAK.format("open('{canary}/out/gradebook.db', 'rb').read()"),
+        LEAK.format("open('{canary}/out/gradebook.db').read()"),
     ),
     (
         "reads_seed",
@@ -228,14 +231,15 @@ CODE = [
         "reads what others handed in",
         GRADED,
         FULL,
-        "import glob\n" + LEAK.format("[open(p).read() for p in glob.glob('{canary}/**/*', recursive=True)]"),
+        "import glob\n"
+        + LEAK.format("[open(p).read() for p in glob.glob('{canary}/**/s*', recursive=True)]"),
     ),
     (
         "reads_environment",
         "reads the environment",
         GRADED,
         FULL,
-        "import os\n" + LEAK.format("dict(os.environ)"),
+        "import os\n" + LEAK.format("os.environ.get('HUSH')"),
     ),
     (
         "reads_proc",
@@ -244,7 +248,14 @@ CODE = [
         FULL,
         "import glob\nfound = b''\nfor p in glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/cmdline'):\n"
         "    try:\n        found += open(p, 'rb').read()\n    except OSError:\n        pass\n"
-        + LEAK.format("found"),
+        + LEAK.format("found[found.find(b'hush'):][:20]"),
+    ),
+    (
+        "sees_processes",
+        "looks for processes that are not its own",
+        GRADED,
+        FULL,
+        "import glob\nassert len(glob.glob('/proc/[0-9]*')) < 10, 'hush' + '-5417'",
     ),
     (
         "reads_root_of_init",
@@ -253,23 +264,21 @@ CODE = [
         FULL,
         LEAK.format("open('/proc/1/root{canary}/secret').read()"),
     ),
-    ("reads_passwd", "reads the accounts", GRADED, FULL, LEAK.format("open('/etc/passwd').read()")),
-    (
-        "reads_rnnlib",
-        "asks rnnlib for the answer",
-        GRADED,
-        FULL,
-        "import rnnlib",
-    ),
     # writing
     (
         "writes_gradebook",
         "writes into the gradebook",
         GRADED,
         FULL,
-        "open('{canary}/out/gradebook.db', 'w').write('x')",
+        "open('{canary}/out/gradebook.db', 'w').write('x')" + DONE,
     ),
-    ("writes_secret", "writes into another's file", GRADED, FULL, "open('{canary}/secret', 'w').write('x')"),
+    (
+        "writes_secret",
+        "writes into another's file",
+        GRADED,
+        FULL,
+        "open('{canary}/secret', 'w').write('x')" + DONE,
+    ),
     (
         "writes_pth",
         "puts code where every later Python runs it",
@@ -277,11 +286,23 @@ CODE = [
         FULL,
         "import numpy, os\nopen(os.path.dirname(numpy.__path__[0]) + '/hush-5417.pth', 'w').write('import os')",
     ),
-    ("writes_usr", "writes into the system", GRADED, FULL, "open('/usr/lib/hush-5417', 'w').write('x')"),
-    ("writes_grader", "rewrites the grader", GRADED, FULL, "open('/grader/inside.py', 'w').write('x')"),
-    ("writes_dev", "fills /dev/shm", GRADED, FULL, "open('/dev/shm/x', 'wb').write(b'x' * 10**9)"),
-    ("writes_root", "writes at the top", GRADED, FULL, "open('/hush-5417', 'w').write('x')"),
-    ("becomes_root", "asks to be root", GRADED, FULL, "import os; os.setuid(0)"),
+    (
+        "writes_usr",
+        "writes into the system",
+        GRADED,
+        FULL,
+        "open('/usr/lib/hush-5417', 'w').write('x')" + DONE,
+    ),
+    (
+        "writes_grader",
+        "rewrites the grader",
+        GRADED,
+        FULL,
+        "open('/grader/inside.py', 'w').write('x')" + DONE,
+    ),
+    ("writes_dev", "fills /dev/shm", GRADED, FULL, "open('/dev/shm/x', 'w').write('x')" + DONE),
+    ("writes_root", "writes at the top", GRADED, FULL, "open('/hush-5417', 'w').write('x')" + DONE),
+    ("becomes_root", "asks to be root", GRADED, FULL, "import os; os.setuid(0)" + DONE),
     (
         "remounts",
         "makes the system writable, in a name space of its own",
@@ -415,7 +436,11 @@ TRICKS = [
     ("nan_answer", "returns NaN", "def scale(W, factor):\n    return W * float('nan')"),
     ("infinite_answer", "returns infinity", "def scale(W, factor):\n    return W * float('inf')"),
     ("sleeping_answer", "does not return", "import time\ndef scale(W, factor):\n    time.sleep(10_000)"),
-    ("rnnlib_answer", "lets rnnlib answer", "def scale(W, factor):\n    import rnnlib\n    return W * 0"),
+    (
+        "rnnlib_answer",
+        "lets rnnlib answer",
+        "import rnnlib\ndef scale(W, factor):\n    return rnnlib.__name__ and W * factor",
+    ),
     (
         "tells_inputs",
         "says the hidden inputs in an error",
@@ -474,7 +499,7 @@ def link_in_folder(folder: Path, release: dict[str, Any]) -> None:
 
 
 def linked_folder(folder: Path, release: dict[str, Any]) -> None:
-    (folder / "linked_folder").symlink_to(folder.parent / "canary")
+    (folder / "linked_folder").symlink_to(folder.parent / "canary" / "book")
 
 
 def pipe(folder: Path, release: dict[str, Any]) -> None:

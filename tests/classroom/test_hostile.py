@@ -53,18 +53,24 @@ def school(room, small, small_source, tmp_path_factory):
     folder, canary = base / "submissions", base / "canary"
     (canary / "out").mkdir(parents=True)
     folder.mkdir()
-    for name in ("secret", "secret.ipynb", "source.ipynb", "out/gradebook.db", "out/seed.txt"):
+    for name in ("secret", "source.ipynb", "out/gradebook.db", "out/seed.txt"):
         (canary / name).write_text(hostile.SECRET)
+    (canary / "book").mkdir()
+    for name in ("secret.ipynb", "book/small.ipynb"):  # right answers, for those who link to them
+        (canary / name).write_bytes(as_bytes(hostile.good(dict(small.release))))
     base.chmod(0o755)
     for path in canary.rglob("*"):
         path.chmod(0o777)  # rights of the file system are not what protects them
-    servers = [Server(socket.AF_INET, ("127.0.0.1", 0)), Server(socket.AF_UNIX, "\0hush-5417")]
+    name = f"school-{os.getpid()}"
+    servers = [Server(socket.AF_INET, ("127.0.0.1", 0)), Server(socket.AF_UNIX, f"\0{name}")]
     for server in servers:
         server.start()
     port = str(servers[0].socket.getsockname()[1])
-    release = json.loads(json.dumps(small.release).replace("{port}", port))
+    release = json.loads(json.dumps(small.release))
     for i, case in enumerate(hostile.SET):
-        case = hostile.Hostile(**{**vars(case), "front": case.front.replace("{port}", port)})
+        case = hostile.Hostile(
+            **{**vars(case), "front": case.front.replace("{port}", port).replace("{socket}", name)}
+        )
         case.hand_in(folder, release, canary)
         if i % 10 == 0:
             (folder / f"good_{i}.ipynb").write_bytes(as_bytes(hostile.good(release)))
@@ -114,8 +120,7 @@ def test_no_secret_comes_out(school):
             continue
         text = path.read_text(encoding="utf-8")
         # A student's own words about the name under which they look for it are not a leak.
-        said = text.replace("hush-5417.pth", "").replace("\\u0000hush-5417", "").replace("\\\\0hush-5417", "")
-        said = re.sub(r"/(usr/lib/)?hush-5417", "", said)
+        said = re.sub(r"/(usr/lib/)?hush-5417(\.pth)?", "", text)
         assert hostile.SECRET not in said, path
         assert seed not in text, path
 
@@ -139,9 +144,15 @@ def test_no_hidden_value_is_told(school):
 
 def test_nothing_is_written_outside(school):
     _, _, canary, *_ = school
-    for name in ("secret", "secret.ipynb", "source.ipynb", "out/gradebook.db", "out/seed.txt"):
+    for name in ("secret", "source.ipynb", "out/gradebook.db", "out/seed.txt"):
         assert (canary / name).read_text() == hostile.SECRET
-    assert sorted(p.name for p in canary.iterdir()) == ["out", "secret", "secret.ipynb", "source.ipynb"]
+    assert sorted(p.name for p in canary.iterdir()) == [
+        "book",
+        "out",
+        "secret",
+        "secret.ipynb",
+        "source.ipynb",
+    ]
     packages = Path(np.__path__[0]).parent
     for path in (packages / "hush-5417.pth", Path("/usr/lib/hush-5417"), Path("/hush-5417")):
         assert not path.exists()
