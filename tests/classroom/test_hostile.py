@@ -105,6 +105,10 @@ def test_status_and_mark(school, case):
     assert result.status == GRADED or result.reasons, "a reason is owed"
 
 
+def test_memory_is_counted_over_all_processes(school):
+    assert school[0]["memory_by_children"].reasons == ["it used more memory than allowed and was stopped"]
+
+
 def test_the_others_are_graded(school):
     good = [result for name, result in school[0].items() if name.startswith("good_")]
     assert len(good) >= 9
