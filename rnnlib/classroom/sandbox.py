@@ -30,7 +30,7 @@ from rnnlib.classroom import exchange
 FIRST_UID = 61_000  # of no account; one for each place, since the limit on processes counts by user
 MAX_STDERR = 4000
 MAX_TOTAL = 64 * 2**20
-TICK = 0.1  # seconds between two looks at memory and clock
+TICK = 0.25  # seconds between two looks at memory and clock
 
 SYSTEM = (
     "/usr/bin",
