@@ -240,6 +240,18 @@ def name_rows(app: Sphinx, doctree: nodes.document) -> None:
             next(table.findall(nodes.colspec))["stub"] = 1
 
 
+def keep_ids_unique(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """sphinx-exercise gives the body of every exercise, and of every solution, the same id."""
+    for section in doctree.findall(nodes.section):
+        if section["ids"] in (["exercise-content"], ["solution-content"]):
+            section["ids"] = []
+
+
+def escape_letters(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """In ``rows: H.`` the letter is a size, and not the eighth item of a list."""
+    lines[:] = [re.sub(r"^(\s+\w+: )([A-Z])\.$", r"\1\\\2.", line) for line in lines]
+
+
 def visit_hidden_cell(self: Any, node: HideCodeCellNode) -> None:
     """MyST-NB's own, but its control is called what it shows, not "Toggle hidden content"."""
     self.body.append(f'<details class="admonition hide {" ".join(node["classes"])}">\n<summary>\n')
@@ -294,10 +306,12 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", keep_offline, priority=999)
     app.config.templates_path.insert(0, str(Path(__file__).parent / "templates"))
     app.connect("doctree-read", name_rows)
+    app.connect("doctree-resolved", keep_ids_unique)
+    app.connect("autodoc-process-docstring", escape_letters, priority=400)  # before napoleon
     app.connect("html-page-context", serve_every_reader, priority=999)
     app.add_node(HideCodeCellNode, override=True, html=(visit_hidden_cell, depart_HideCellInput))
     app.add_node(nodes.citation, override=True, html=(visit_citation, depart_citation))
     app.add_directive("equation-index", EquationIndex)
     app.add_directive("agreement-table", AgreementTable)
     app.setup_extension("character_sampler")
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"version": "1", "env_version": 2, "parallel_read_safe": True, "parallel_write_safe": True}
