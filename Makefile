@@ -43,6 +43,10 @@ serve: book  ## serve the built book on a local port (PORT=8000)
 	@echo "The book is at http://127.0.0.1:$(PORT)/  (Ctrl-C stops)"
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
+.PHONY: pdf
+pdf: book  ## print the whole book as one PDF (needs Chromium)
+	@$(BIN)/python tools/make_pdf.py _build/html _build/from-equation-to-code.pdf
+
 .PHONY: lab
 lab: $(READY)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --notebook-dir=notebooks
