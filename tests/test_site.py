@@ -422,6 +422,9 @@ def test_on_a_phone_a_wide_figure_scrolls_within_itself_and_says_so(site, open_p
 
 def test_on_paper_nothing_is_left_that_only_works_on_a_screen(site, open_page):  # noqa: F811
     page = open_page(f"{site}/{CHAPTER}.html")
+    page.keyboard.press("Tab")
+    page.locator("a.has-preview").first.focus()
+    page.locator("#reference-preview").wait_for(state="visible")
     page.emulate_media(media="print")
     for selector in (".headerlink", "#reference-preview", ".equation-code", ".prev-next-footer"):
         assert not page.locator(selector).first.is_visible(), selector
