@@ -148,36 +148,35 @@ class TestAClass:
         with Gradebook(f"sqlite:///{out / 'gradebook.db'}") as book:
             assert sorted(s.score for s in book.assignment_submissions("small")) == [0] + [2] * 5 + [5] * 5
 
-    def test_as_an_ordinary_user_it_works_or_says_what_is_missing(
-        self, room, small_source, classroom, tmp_path
-    ):
+    def test_as_an_ordinary_user_it_works_or_says_what_is_missing(self, room, small_source, classroom):
         """The whole command without root's rights, where even the Python may lie in root's folder."""
         if os.geteuid() != 0:
             pytest.skip("the other tests run as an ordinary user already")
         readable = ["bwrap", "--dev-bind", "/", "/"]
-        for path in {os.path.realpath(p) for p in (sys.prefix, sys.base_prefix)} | {str(ROOT), str(tmp_path)}:
+        for path in {os.path.realpath(p) for p in (sys.prefix, sys.base_prefix)} | {str(ROOT)}:
             top = Path(path).parents[-2]
             if top.stat().st_mode & 0o005 != 0o005:
                 readable += ["--perms", "0755", "--tmpfs", str(top), *sandbox._parents(path)]
                 readable += ["--ro-bind", path, path]
-        out = tmp_path / "out"
-        out.mkdir()
-        shutil.copytree(small_source.parent, tmp_path / "source")
-        for path in (*tmp_path.parents, tmp_path, *tmp_path.rglob("*")):
-            if path.is_relative_to(tempfile.gettempdir()) and path != Path(tempfile.gettempdir()):
+        # Not in pytest's own folders: each pytest that starts on this machine makes them private again.
+        with tempfile.TemporaryDirectory() as folder:
+            home = Path(folder)
+            shutil.copytree(small_source.parent, home / "source")
+            shutil.copytree(classroom, home / "submissions", symlinks=True)
+            for path in (home, *home.rglob("*")):
                 path.chmod(0o777)
-        done = subprocess.run(
-            [
-                *(*readable, "setpriv", "--reuid=61999", "--regid=61999", "--clear-groups", sys.executable),
-                *("-m", "rnnlib.classroom", "grade", classroom),
-                *("--sources", tmp_path / "source", "--out", out),
-            ],
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
-            cwd="/",
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+            done = subprocess.run(
+                [
+                    *(*readable, "setpriv", "--reuid=61999", "--regid=61999", "--clear-groups"),
+                    *(sys.executable, "-m", "rnnlib.classroom", "grade", home / "submissions"),
+                    *("--sources", home / "source", "--out", home / "out"),
+                ],
+                env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": folder},
+                cwd="/",
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
         if done.returncode != 0:
             assert "An ordinary user needs user namespaces" in done.stderr
         else:
