@@ -10,6 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PORT ?= 8000
+OUT ?= classroom
 
 # One thread: results do not depend on the number of cores, and two test workers do not contend.
 export OMP_NUM_THREADS := 1
@@ -42,6 +43,10 @@ serve: book  ## serve the built book on a local port (PORT=8000)
 	@echo "The book is at http://127.0.0.1:$(PORT)/  (Ctrl-C stops)"
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
+.PHONY: pdf
+pdf: book  ## print the whole book as one PDF (needs Chromium)
+	@$(BIN)/python tools/make_pdf.py _build/html _build/from-equation-to-code.pdf
+
 .PHONY: lab
 lab: $(READY)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --notebook-dir=notebooks
@@ -51,7 +56,7 @@ check: $(READY)  ## quick: style, types, unit tests (no notebooks, no book)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not book" tests
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not book and not sandbox" tests
 
 .PHONY: test
 test: $(READY)  ## everything: style, types, units with coverage, notebooks, the strict build, the pages
@@ -62,6 +67,7 @@ test: $(READY)  ## everything: style, types, units with coverage, notebooks, the
 		--no-loadscope-reorder \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 \
 		--cov=rnnlib --cov-report=term:skip-covered --cov-fail-under=95 \
+		--ignore=notebooks/assignments/release \
 		tests notebooks
 
 .PHONY: bench
@@ -72,6 +78,15 @@ bench: $(READY)  ## time rnnlib beside torch.nn (ARGS="--device cuda --points A,
 outputs: $(READY)  ## re-run the notebooks and keep the outputs of the checked cells only
 	@$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 	@$(BIN)/nbstripout --keep-count --keep-id --extra-keys 'metadata.language_info metadata.jupytext' notebooks/*.ipynb
+
+.PHONY: assignments
+assignments: $(READY)  ## write the students' versions of the assignments
+	@$(BIN)/python -m rnnlib.classroom release
+
+.PHONY: grade
+grade: $(READY)  ## grade a folder of submissions: SUBMISSIONS=folder (ASSIGNMENT=name OUT=folder)
+	@$(BIN)/python -m rnnlib.classroom grade "$(SUBMISSIONS)" --out "$(OUT)" $(if $(ASSIGNMENT),--assignment $(ASSIGNMENT)) \
+		$(if $(DATABASE),--database "$(DATABASE)")
 
 .PHONY: agreement
 agreement: $(READY)  ## measure again how closely rnnlib agrees with its references (a table of the book)

@@ -50,7 +50,8 @@ def _turn(item: pytest.Item) -> int:
     """The longest first: the build and the notebooks. The pages last, when the build they need is there."""
     if item.path.suffix == ".ipynb":
         return 1
-    return {"test_book.py": 0, "test_pages.py": 3}.get(item.path.name, 2)
+    browser = ("test_pages.py", "test_site.py", "test_audit.py", "test_sampler.py", "test_run.py")
+    return 0 if item.path.name == "test_book.py" else 3 if item.path.name in browser else 2
 
 
 @pytest.fixture(scope="session")

@@ -147,7 +147,7 @@ def test_no_page_asks_another_host_for_anything(pages, built):
 def test_every_figure_has_a_description(pages):
     for docname in PAGES:
         page = pages[HTML / f"{docname}.html"]
-        for svg in page.iter("svg"):
+        for svg in page.iter("{http://www.w3.org/2000/svg}svg"):
             if svg.get("class") == "rnnlib-figure":
                 assert len(svg.get("aria-label", "")) > 40, f"{docname}: a figure has no description"
         for image in page.iter("img"):
@@ -157,7 +157,7 @@ def test_every_figure_has_a_description(pages):
 def test_ids_are_unique_within_the_figures_of_a_page(pages):
     for path, page in pages.items():
         seen: set[str] = set()
-        for svg in page.iter("svg"):
+        for svg in page.iter("{http://www.w3.org/2000/svg}svg"):
             for element in svg.iter():
                 if element.get("id"):
                     assert element.get("id") not in seen, f"{path}: id {element.get('id')} twice"

@@ -5,13 +5,16 @@
 - Under every labelled equation stands the function that computes it, one click away.
 - ``{equation-index}`` lists the registry: equation, function, source, tests.
 - ``{agreement-table}`` shows how closely each function agrees with its references.
+- ``{character-sampler}`` places a character model that writes in the page (character_sampler.py).
 - The API pages show the declared shapes as the signature.
 - No page asks another host for a script or a style.
+- What the theme gets wrong for readers with a screen reader, a keyboard or no JavaScript is mended.
 """
 
 from __future__ import annotations
 
 import hashlib
+import html
 import inspect
 import json
 import re
@@ -21,6 +24,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from myst_nb.sphinx_ import HideCodeCellNode, depart_HideCellInput
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -69,7 +73,7 @@ def link_equations(app: Sphinx, doctree: nodes.document) -> None:
     for block in list(doctree.findall(nodes.math_block)):
         label = block.get("label")
         if label in registry and "rnnbook-index" not in block.get("classes", []):
-            line = nodes.paragraph("", "", classes=["equation-code"])
+            line = nodes.paragraph("", "", classes=["equation-code"], equation=label)
             line += nodes.Text("in code: ")
             line += function_reference(registry[label], app.env.docname)
             parent = block.parent
@@ -225,11 +229,89 @@ def keep_offline(
         context[key] = [entry for entry in context.get(key, []) if ours(entry)]
 
 
+# --- every reader -----------------------------------------------------------------------------
+
+
+def name_rows(app: Sphinx, doctree: nodes.document) -> None:
+    """A table whose first head is empty has its first column as heads of the rows."""
+    for table in doctree.findall(nodes.table):
+        head = next(table.findall(nodes.thead), None)
+        if head is not None and not head[0][0].astext().strip():
+            next(table.findall(nodes.colspec))["stub"] = 1
+
+
+def keep_ids_unique(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """sphinx-exercise gives the body of every exercise, and of every solution, the same id."""
+    for section in doctree.findall(nodes.section):
+        if section["ids"] in (["exercise-content"], ["solution-content"]):
+            section["ids"] = []
+
+
+def escape_letters(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """In ``rows: H.`` the letter is a size, and not the eighth item of a list."""
+    lines[:] = [re.sub(r"^(\s+\w+: )([A-Z])\.$", r"\1\\\2.", line) for line in lines]
+
+
+def visit_hidden_cell(self: Any, node: HideCodeCellNode) -> None:
+    """MyST-NB's own, but its control is called what it shows, not "Toggle hidden content"."""
+    self.body.append(f'<details class="admonition hide {" ".join(node["classes"])}">\n<summary>\n')
+    for state, prompt in (("collapsed", node["prompt_show"]), ("expanded", node["prompt_hide"])):
+        self.body.append(f'<p class="{state} admonition-title">{html.escape(prompt)}</p>\n')
+    self.body.append("</summary>\n")
+
+
+def visit_citation(self: Any, node: nodes.citation) -> None:
+    """Docutils' own, but an entry is a list item: the role it gives has been withdrawn from ARIA."""
+    if not isinstance(node.previous_sibling(), nodes.citation):
+        self.body.append('<div role="list" class="citation-list">\n')
+    self.body.append(self.starttag(node, "div", classes=["citation"], role="listitem"))
+
+
+def depart_citation(self: Any, node: nodes.citation) -> None:
+    self.body.append("</div>\n")
+    if not isinstance(node.next_node(descend=False, siblings=True), nodes.citation):
+        self.body.append("</div>\n")
+
+
+NO_SCRIPT = (
+    '<noscript><p class="no-script">JavaScript is off: equations stand as their TeX source, everything is '
+    "unfolded, and the figures with sliders keep their first picture.</p></noscript>"
+)
+
+
+def serve_every_reader(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Name the folding controls of the side bar, and say what is missing without JavaScript."""
+    toctree = context["generate_toctree_html"]
+
+    def with_names(*args: Any, **kwargs: Any) -> Any:
+        return re.sub(
+            r"(<a [^>]*>)(.*?)(</a>\s*<details[^>]*>\s*<summary)>",
+            r'\1\2\3 aria-label="Pages of: \2">',
+            str(toctree(*args, **kwargs)),
+        )
+
+    context["generate_toctree_html"] = with_names
+    if doctree is not None:
+        context["body"] = NO_SCRIPT + context["body"]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.setup_extension("finding")
+    app.setup_extension("cover")
     app.connect("config-inited", set_cache)
     app.connect("doctree-read", link_equations)
     app.connect("autodoc-process-signature", show_shapes)
     app.connect("html-page-context", keep_offline, priority=999)
+    app.config.templates_path.insert(0, str(Path(__file__).parent / "templates"))
+    app.connect("doctree-read", name_rows)
+    app.connect("doctree-resolved", keep_ids_unique)
+    app.connect("autodoc-process-docstring", escape_letters, priority=400)  # before napoleon
+    app.connect("html-page-context", serve_every_reader, priority=999)
+    app.add_node(HideCodeCellNode, override=True, html=(visit_hidden_cell, depart_HideCellInput))
+    app.add_node(nodes.citation, override=True, html=(visit_citation, depart_citation))
     app.add_directive("equation-index", EquationIndex)
     app.add_directive("agreement-table", AgreementTable)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    app.setup_extension("character_sampler")
+    return {"version": "1", "env_version": 2, "parallel_read_safe": True, "parallel_write_safe": True}

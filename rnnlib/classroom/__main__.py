@@ -1,0 +1,74 @@
+"""``python -m rnnlib.classroom``: release assignments, grade submissions (``make`` calls it)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+SOURCES = Path("notebooks/assignments")
+
+
+def main() -> int:
+    """Run a command; what cannot be done is said in a sentence."""
+    parser = argparse.ArgumentParser(prog="python -m rnnlib.classroom", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    release = commands.add_parser("release", help="write the students' versions of all assignments")
+    release.add_argument("--sources", type=Path, default=SOURCES)
+    grade = commands.add_parser("grade", help="grade a folder of submissions")
+    grade.add_argument("submissions", type=Path)
+    grade.add_argument("--assignment", help="name of the assignment, if there are several")
+    grade.add_argument("--sources", type=Path, default=SOURCES)
+    grade.add_argument("--out", type=Path, default=Path("classroom"), help="where marks and feedback go")
+    grade.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    grade.add_argument("--database", help="URL of nbgrader's database (default: SQLite in OUT)")
+    grade.add_argument(
+        "--no-sandbox", action="store_true", help="run strangers' code with your own rights: do not"
+    )
+    arguments = parser.parse_args()
+    return _release(arguments) if arguments.command == "release" else _grade(arguments)
+
+
+def _release(arguments: argparse.Namespace) -> int:
+    from rnnlib.classroom.assignment import load, release_text
+    from rnnlib.classroom.marking import prepare
+
+    for source in sorted(arguments.sources.glob("*.ipynb")):
+        prepare(load(source), "release")  # what cannot be graded is not released
+        target = arguments.sources / "release" / source.name
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(release_text(source), encoding="utf-8")
+        print(target)
+    return 0
+
+
+def _grade(arguments: argparse.Namespace) -> int:
+    from rnnlib.classroom.grade import Settings, choose_source, grade
+    from rnnlib.classroom.sandbox import SandboxMissing
+
+    if not arguments.submissions.is_dir():
+        print(f"SUBMISSIONS={arguments.submissions} is not a folder", file=sys.stderr)
+        return 2
+    if arguments.no_sandbox:
+        print("WITHOUT SANDBOX: submissions run with your rights and can change your files", file=sys.stderr)
+    settings = Settings(
+        arguments.out, arguments.jobs, contained=not arguments.no_sandbox, database=arguments.database
+    )
+    try:
+        source = choose_source(arguments.sources, arguments.assignment)
+        grade(source, arguments.submissions, settings)
+    except (SandboxMissing, ValueError) as error:
+        print(error, file=sys.stderr)
+        if isinstance(error, SandboxMissing):
+            print("To grade without a sandbox all the same, add --no-sandbox.", file=sys.stderr)
+        return 2
+    print((arguments.out / f"{source.stem}.txt").read_text(encoding="utf-8"), end="")
+    print(
+        f"Marks: {arguments.out / source.stem}.csv and gradebook.db; feedback: {arguments.out / 'feedback'}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""Grade a folder of submissions: in parallel, resumable, each student unharmed by the others."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import queue
+import secrets
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+import rnnlib
+from rnnlib.classroom import exchange, gradebook, intake, marking, report, sandbox
+from rnnlib.classroom.assignment import Assignment, load
+from rnnlib.classroom.questions import CASES
+from rnnlib.classroom.report import GRADED, REFUSED, REVIEW, Result
+
+ENDS = {
+    "time": "it ran out of time and was stopped",
+    "memory": "it used more memory than allowed and was stopped",
+    "message": "its process sent something that is no answer and was stopped",
+    "crash": "its process ended before all was answered",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a class is graded."""
+
+    out: Path
+    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    limits: sandbox.Limits = field(default_factory=sandbox.Limits)
+    contained: bool = True
+    database: str | None = None  # a URL; by default SQLite in the output folder
+
+
+def grade(source: Path, submissions: Path, settings: Settings, quiet: bool = False) -> list[Result]:
+    """Grade everything in a folder and write results, feedback, CSV and gradebook.
+
+    Results that are there already, of the same submission under the same conditions, are kept. So a run
+    that was cut off goes on where it stopped.
+
+    Args:
+        source: the assignment's source notebook.
+        submissions: the folder; see :func:`rnnlib.classroom.intake.find`.
+        settings: where to, and how.
+        quiet: no progress bar.
+
+    Returns:
+        One result for each student.
+
+    Raises:
+        rnnlib.classroom.sandbox.SandboxMissing: no sandbox can be had, and none was not asked for.
+        ValueError: the assignment's source is inconsistent; another run works in the same folder.
+    """
+    assignment = load(source)
+    if settings.contained:
+        sandbox.require()
+    out = settings.out
+    for part in ("results", "feedback", "autograded"):
+        (out / part).mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        grader = _Grader(assignment, source, settings)
+        handed_in = intake.find(submissions)
+        results = []
+        with ThreadPoolExecutor(settings.jobs) as pool:
+            futures = [pool.submit(grader.guarded, submission) for submission in handed_in]
+            try:
+                for future in tqdm(
+                    as_completed(futures),
+                    total=len(futures),
+                    unit="student",
+                    disable=quiet,
+                    desc=assignment.name,
+                ):
+                    results.append(future.result())
+            finally:
+                pool.shutdown(cancel_futures=True)
+        results.sort(key=lambda result: result.student)
+        _write(out / f"{assignment.name}.csv", report.table_csv(assignment, results))
+        _write(out / f"{assignment.name}.txt", report.table_text(assignment, results))
+        url = settings.database or f"sqlite:///{(out / 'gradebook.db').resolve()}"
+        gradebook.record(url, assignment, results)
+    return results
+
+
+class _Grader:
+    """What is the same for a whole class."""
+
+    def __init__(self, assignment: Assignment, source: Path, settings: Settings) -> None:
+        self.assignment, self.settings = assignment, settings
+        seed = _seed(settings.out)
+        self.sheets = marking.prepare(assignment, seed)
+        public, hidden, self.calls = marking.messages(self.sheets)
+        self.public, self.hidden = public, exchange.pack(hidden)
+        digest = hashlib.sha256(
+            f"{rnnlib.__version__} {seed} {settings.limits} {settings.contained}".encode()
+        )
+        for path in [source, *sorted(Path(__file__).parent.glob("*.py"))]:
+            digest.update(path.read_bytes())
+        self.conditions = digest.hexdigest()
+        self.places: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for place in range(settings.jobs):
+            self.places.put(place)
+
+    def guarded(self, submission: intake.Submission) -> Result:
+        """Grade one; a fault of the grader's own is reported for this student and stops nobody else."""
+        try:
+            return self.grade_one(submission)
+        except Exception as error:
+            said = "".join(traceback.format_exception(error))
+            print(said, file=sys.stderr)
+            return Result(submission.student, REVIEW, [f"the grader failed ({type(error).__name__})"])
+
+    def grade_one(self, submission: intake.Submission) -> Result:
+        """Read, run, mark, and keep the result, unless it is there already."""
+        name, student, out = self.assignment.name, submission.student, self.settings.out
+        notes: list[str] = []
+        data, refusal = b"", None
+        try:
+            data, notes = intake.read(submission, name)
+        except intake.Refused as refused:
+            refusal = str(refused)
+        print_ = hashlib.sha256(f"{self.conditions} {refusal} {notes}".encode() + data).hexdigest()
+        kept = out / "results" / name / f"{student}.json"
+        if kept.exists():
+            stored = json.loads(kept.read_text(encoding="utf-8"))
+            if stored["fingerprint"] == print_:
+                return Result.of(stored)
+        result = Result(student, REFUSED, [refusal] if refusal else [], fingerprint=print_)
+        if refusal is None:
+            try:
+                cells, doubts = intake.parse(data)
+                rebuilt = intake.rebuild(self.assignment, cells)
+            except intake.Refused as refused:
+                result.reasons = [str(refused)]
+            else:
+                rebuilt.notes[:0] = notes
+                rebuilt.doubts[:0] = doubts
+                self._run(rebuilt, result)
+                copy = json.dumps(rebuilt.notebook, indent=1) + "\n"
+                _write(out / "autograded" / student / name / f"{name}.ipynb", copy)
+        _write(out / "feedback" / student / name / f"{name}.html", report.feedback(self.assignment, result))
+        _write(kept, json.dumps(asdict(result), indent=1))  # last: what has a result is done
+        return result
+
+    def _run(self, rebuilt: intake.Rebuilt, result: Result) -> None:
+        sources = [source for _, source in rebuilt.cells]
+        limits = self.settings.limits
+        job = sandbox.job_message(sources, self.calls, CASES, limits) | self.public
+        place = self.places.get()
+        try:
+            run = sandbox.run(exchange.pack(job), self.hidden, limits, place, self.settings.contained)
+        finally:
+            self.places.put(place)
+        result.marks = marking.mark(self.sheets, run.public, run.hidden)
+        result.errors = _cell_errors(run, [label for label, _ in rebuilt.cells])
+        result.reasons = [*rebuilt.doubts, *([ENDS[run.end]] if run.end in ENDS else []), *rebuilt.notes]
+        result.by_hand = {c.grade_id: rebuilt.written[c.grade_id] for c in self.assignment.cells if c.by_hand}
+        result.status = REVIEW if rebuilt.doubts or run.end != "finished" else GRADED
+        result.seconds = round(run.seconds, 2)
+
+
+def _cell_errors(run: sandbox.Run, labels: Sequence[str]) -> list[str]:
+    """What cells raised. These words come from before the hidden inputs were there."""
+    errors = []
+    for message in run.public:
+        cell = message.get("cell")
+        if cell is None or cell.ndim or cell.dtype.kind not in "iu" or not 0 <= int(cell) < len(labels):
+            continue
+        kind, words = (marking._text(message.get(key)) for key in ("error", "message"))
+        if kind != "NotImplementedError":
+            errors.append(f"{labels[int(cell)]}: {kind}: {words}")
+    return errors[:50]
+
+
+def _seed(out: Path) -> str:
+    """The secret of a class, made when it is first graded and kept in its folder."""
+    path = out / "seed.txt"
+    if not path.exists():
+        fresh = out / "seed.new"
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            stream.write(secrets.token_hex(16))
+        os.replace(fresh, path)
+    return path.read_text(encoding="ascii").strip()
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all, whenever the process is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
+    os.replace(fresh, path)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One grader in a folder at a time; the lock ends with its process, however that ends."""
+    with (out / "lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another grader is at work in {out}") from error
+        yield
+
+
+def choose_source(folder: Path, name: str | None) -> Path:
+    """The source notebook of an assignment.
+
+    Raises:
+        ValueError: there is none of that name, or several and no name was given.
+    """
+    sources = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
+    if name is None and len(sources) == 1:
+        return next(iter(sources.values()))
+    if name not in sources:
+        raise ValueError(f"ASSIGNMENT={name or ''} is not one of: {', '.join(sources)}")
+    return sources[name]

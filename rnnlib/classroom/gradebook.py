@@ -1,0 +1,62 @@
+"""Marks go into nbgrader's database, where marking by hand, feedback and export find them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import nbgrader.api
+from alembic.script import ScriptDirectory
+from nbgrader.api import Gradebook
+from sqlalchemy.exc import SAWarning
+
+from rnnlib.classroom.assignment import Assignment
+from rnnlib.classroom.report import Result
+
+
+def _schema_version() -> str:
+    """What nbgrader asks of the program ``alembic``, which is slow to start and on no PATH of ours."""
+    return str(ScriptDirectory(Path(nbgrader.api.__file__).parent / "alembic").get_current_head())
+
+
+nbgrader.api.get_alembic_version = _schema_version
+
+
+def record(url: str, assignment: Assignment, results: Iterable[Result]) -> None:
+    """Write the marks of a class. Writing them again changes nothing; marks given by hand stay.
+
+    Args:
+        url: of the database, for example ``sqlite:////home/me/class/gradebook.db``.
+        assignment: what was marked.
+        results: one for each student.
+    """
+    name = assignment.name
+    with warnings.catch_warnings(), Gradebook(url) as book:
+        warnings.simplefilter("ignore", SAWarning)  # of how nbgrader 0.9 fills its tables
+        if book.engine.dialect.name == "sqlite":
+            # nbgrader commits many times a student. Waiting for the disk each time takes minutes, and what
+            # a power cut could lose here is written again from the results.
+            book.db.connection().exec_driver_sql("PRAGMA synchronous = OFF")
+        book.update_or_create_assignment(name)
+        book.update_or_create_notebook(name, name)
+        for cell in assignment.cells:
+            book.update_or_create_grade_cell(
+                cell.grade_id, name, name, max_score=cell.points, cell_type=cell.cell_type
+            )
+        for released in assignment.release["cells"]:
+            about = released["metadata"].get("nbgrader", {})
+            if about.get("solution"):
+                book.update_or_create_solution_cell(about["grade_id"], name, name)
+        for result in results:
+            book.update_or_create_student(result.student)
+            submission = book.update_or_create_submission(name, result.student)
+            grades = {grade.name: grade for notebook in submission.notebooks for grade in notebook.grades}
+            for cell in assignment.cells:
+                grade = grades[cell.grade_id]
+                if not cell.by_hand:
+                    grade.auto_score = result.cell_points(cell.grade_id)
+                elif grade.manual_score is None:
+                    grade.needs_manual_grade = result.by_hand.get(cell.grade_id, False)
+                    grade.auto_score = None if grade.needs_manual_grade else 0.0
+            book.db.commit()

@@ -1,0 +1,217 @@
+"""Compare answers with the reference, outside the sandbox, and say what earned how much.
+
+No sentence made here depends on a hidden value, beyond whether a criterion was met.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rnnlib.classroom.assignment import Assignment
+from rnnlib.classroom.questions import CASES, PUBLIC_SEED, Question, points_of
+from rnnlib.exercises import _compare
+
+MAX_NUMBERS = 10_000  # of one output: the criteria of teachers may form products with it
+
+CODES = {
+    "missing": "There is no function of this name.",
+    "none": "It returned None; is the return statement missing?",
+    "count": "It did not return the expected number of results.",
+    "kind": "It returned something that is not an array of numbers.",
+    "large": "It returned far more numbers than expected.",
+    "NotImplementedError": "It is still to be written.",
+    "OutOfTime": "It did not return in time.",
+    "ModuleNotFoundError": "It needs a package that is not there when marking (rnnlib is not).",
+}
+
+Outputs = tuple[np.ndarray, ...]
+
+
+@dataclass
+class Mark:
+    """The result of one question."""
+
+    grade_id: str
+    call: str
+    points: float
+    maximum: float
+    lines: list[tuple[str, float, float]] = field(default_factory=list)  # criterion, points, maximum
+    remarks: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A question with its cases and the right answers, worked out once for the whole class."""
+
+    grade_id: str
+    question: Question
+    public: tuple[Any, ...]
+    public_answer: Outputs
+    cases: list[tuple[Any, ...]]
+    answers: list[Outputs]
+    mistakes: dict[str, tuple[list[Outputs], float]]
+
+
+def prepare(assignment: Assignment, seed: str) -> list[Sheet]:
+    """Draw the hidden cases of a class from its secret seed, and answer them."""
+    sheets = []
+    for cell in assignment.cells:
+        for question in cell.questions:
+            (public,) = question.cases(PUBLIC_SEED, 1)
+            cases = question.cases(f"{assignment.name}/{seed}")
+            mistakes = {
+                sentence: ([question.as_outputs(function, case) for case in cases], points)
+                for sentence, (function, points) in question.mistakes.items()
+            }
+            answers = [question.right_answer(case) for case in cases]
+            sheets.append(
+                Sheet(
+                    cell.grade_id, question, public, question.right_answer(public), cases, answers, mistakes
+                )
+            )
+    return sheets
+
+
+def messages(sheets: Sequence[Sheet]) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """The public inputs, the hidden inputs, and how to call: all that a student's process is told."""
+    public: dict[str, Any] = {}
+    hidden: dict[str, Any] = {}
+    calls = []
+    for q, sheet in enumerate(sheets):
+        public |= {f"{q}.0.{i}": value for i, value in enumerate(sheet.public)}
+        for c, case in enumerate(sheet.cases):
+            hidden |= {f"{q}.{c}.{i}": value for i, value in enumerate(case)}
+        question = sheet.question
+        calls.append(
+            {"call": question.call, "arguments": len(sheet.public), "outputs": len(question.outputs)}
+        )
+    return public, hidden, calls
+
+
+def mark(sheets: Sequence[Sheet], public: list[Any], hidden: list[Any]) -> list[Mark]:
+    """Mark every question of a submission from the messages that its process sent."""
+    said, got = _by_case(public), _by_case(hidden)
+    return [
+        _mark(sheet, said.get((q, 0)), [got.get((q, c)) for c in range(CASES)])
+        for q, sheet in enumerate(sheets)
+    ]
+
+
+def _by_case(received: list[dict[str, np.ndarray]]) -> dict[tuple[int, int], dict[str, np.ndarray]]:
+    found: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+    for message in received:
+        key = [message.get(name) for name in ("question", "case")]
+        if all(isinstance(k, np.ndarray) and k.ndim == 0 and k.dtype.kind in "iu" for k in key):
+            found.setdefault((int(key[0]), int(key[1])), message)  # type: ignore[arg-type]
+    return found
+
+
+def _outputs(message: dict[str, np.ndarray] | None, count: int) -> Outputs | None:
+    """The answer of one case as float arrays, or None if there is none."""
+    if message is None:
+        return None
+    arrays = [message.get(f"output{i}") for i in range(count)]
+    if any(a is None or a.dtype.kind == "U" or a.size > MAX_NUMBERS for a in arrays):
+        return None
+    return tuple(a for a in arrays if a is not None)
+
+
+def _mark(sheet: Sheet, said: Any, got: list[Any]) -> Mark:
+    question = sheet.question
+    result = Mark(sheet.grade_id, question.call, 0.0, question.points)
+    answers = [_outputs(message, len(question.outputs)) for message in got]
+    for name, criterion in question.criteria.items():
+        met = [a is not None and _meets(sheet, c, name, a) for c, a in enumerate(answers)]
+        earned = points_of(criterion) if all(met) else 0.0
+        result.lines.append((name, earned, points_of(criterion)))
+        result.points += earned
+    if result.points < result.maximum:
+        for sentence, (wrong, points) in sheet.mistakes.items():
+            if points >= result.points and all(
+                a is not None and all(map(agrees, a, w)) for a, w in zip(answers, wrong, strict=True)
+            ):
+                result.lines.append((sentence, points - result.points, 0.0))
+                result.points = points
+                break
+        result.remarks += _explain(sheet, said, got)
+    return result
+
+
+def _meets(sheet: Sheet, case: int, name: str, answer: Outputs) -> bool:
+    question, right = sheet.question, sheet.answers[case]
+    criterion = question.criteria[name]
+    if isinstance(criterion, tuple):
+        arrays = tuple(np.asarray(_real(a), dtype=np.float64) for a in answer)
+        try:
+            with np.errstate(all="ignore"):
+                return bool(criterion[1](arrays if len(arrays) > 1 else arrays[0], *sheet.cases[case]))
+        except Exception:  # an answer of another shape than the predicate expects does not meet it
+            return False
+    if name == "shape":
+        return all(a.shape == r.shape for a, r in zip(answer, right, strict=True))
+    if name == "values":
+        return all(map(agrees, answer, right))
+    place = question.outputs.index(name)
+    return agrees(answer[place], right[place])
+
+
+def _real(array: np.ndarray) -> np.ndarray:
+    """Complex numbers without an imaginary part are the real numbers that they stand for."""
+    if array.dtype.kind != "c":
+        return array
+    return array.real if np.all(np.abs(array.imag) <= 1e-12) else np.full(array.shape, np.nan)
+
+
+def agrees(answer: np.ndarray, right: np.ndarray) -> bool:
+    """Whether an answer is the right one, to the precision of the dtype in which it was computed."""
+    if answer.shape != right.shape or answer.dtype.kind not in "biufc":
+        return False
+    bits = np.finfo(answer.dtype).bits if answer.dtype.kind == "f" else 64
+    tolerance = {16: 2e-2, 32: 1e-4}.get(bits, 1e-7)
+    with np.errstate(all="ignore"):
+        gap = np.abs(np.asarray(_real(answer), dtype=np.float64) - right)
+        return bool(np.all(gap <= tolerance * max(1.0, float(np.abs(right).max(initial=0.0)))))
+
+
+def _explain(sheet: Sheet, said: Any, got: list[Any]) -> list[str]:
+    """Words for the student: from the public case in full, from the hidden ones by kind only."""
+    question, remarks = sheet.question, []
+    if said is None:
+        remarks.append("The process had ended before this was asked.")
+    elif "error" in said:
+        code = _text(said["error"])
+        remarks.append(
+            CODES.get(code) or f"On the public example it raised {code}: {_text(said.get('message'))}"
+        )
+    elif sheet.public_answer:
+        answer = _outputs(said, len(question.outputs))
+        right = sheet.public_answer
+        if answer is None:
+            remarks.append(CODES["kind"])
+        elif not all(map(agrees, answer, right)):
+            several = len(right) > 1
+            problem = _compare(
+                tuple(map(_real, answer)) if several else _real(answer[0]),
+                right if several else right[0],
+                (None,) * len(right),
+            )
+            remarks.append(f"On the public example {problem or 'the numbers are not precise enough.'}")
+    kinds = {_text(message["error"]) for message in got if message is not None and "error" in message}
+    for kind in sorted(kinds):
+        known = isinstance(getattr(builtins, kind, None), type)
+        words = CODES.get(kind) or f"On hidden inputs it raised {kind if known else 'an error'}."
+        if words not in remarks:
+            remarks.append(words)
+    if any(message is None for message in got) and said is not None:
+        remarks.append("The process ended before all hidden inputs were answered.")
+    return remarks
+
+
+def _text(array: Any, limit: int = 300) -> str:
+    """Words that came from a student's process, cut short. They are escaped where they are shown."""
+    return str(array)[:limit] if isinstance(array, np.ndarray) and array.ndim == 0 else ""

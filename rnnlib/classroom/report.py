@@ -1,0 +1,125 @@
+"""What teacher and students read: a CSV, a table, a page of feedback. All of it is escaped text."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rnnlib.classroom.assignment import Assignment
+from rnnlib.classroom.marking import Mark
+
+GRADED, REVIEW, REFUSED = "graded", "review", "refused"
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }}
+table {{ border-collapse: collapse; width: 100%; }}
+td, th {{ border-bottom: 1px solid #888; padding: .3rem .6rem; text-align: left; overflow-wrap: anywhere; }}
+td:last-child, th:last-child {{ text-align: right; white-space: nowrap; }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
+:root {{ color-scheme: light dark; }}
+</style></head><body>
+<h1>{title}</h1>
+{body}
+</body></html>
+"""
+
+
+@dataclass
+class Result:
+    """Everything that is kept of a marked submission."""
+
+    student: str
+    status: str
+    reasons: list[str] = field(default_factory=list)  # our words
+    marks: list[Mark] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)  # of cells; partly the student's words
+    by_hand: dict[str, bool] = field(default_factory=dict)  # written answers: was anything written?
+    seconds: float = 0.0
+    fingerprint: str = ""
+
+    @property
+    def points(self) -> float:
+        """What the questions earned."""
+        return sum(mark.points for mark in self.marks)
+
+    def cell_points(self, grade_id: str) -> float:
+        """What the questions of one cell earned."""
+        return sum(mark.points for mark in self.marks if mark.grade_id == grade_id)
+
+    @classmethod
+    def of(cls, stored: dict[str, Any]) -> Result:
+        """A result read back from its file."""
+        marks = [Mark(**mark | {"lines": [tuple(x) for x in mark["lines"]]}) for mark in stored["marks"]]
+        return cls(**stored | {"marks": marks})
+
+
+def table_csv(assignment: Assignment, results: Sequence[Result]) -> str:
+    """The marks of a class. Holds nothing that changes from one run to the next, such as times."""
+    asked = [cell.grade_id for cell in assignment.cells if not cell.by_hand]
+    hand = [cell.grade_id for cell in assignment.cells if cell.by_hand]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["student", "status", "points", "of", *asked, *(f"{h} (by hand)" for h in hand), "remarks"]
+    )
+    for result in sorted(results, key=lambda r: r.student):
+        cells = [f"{result.cell_points(grade_id):g}" for grade_id in asked]
+        waiting = ["to be marked" if result.by_hand.get(h) else "0" for h in hand]
+        row = [result.student, result.status, f"{result.points:g}", f"{assignment.points:g}"]
+        writer.writerow([_plain(x) for x in [*row, *cells, *waiting, "; ".join(result.reasons)]])
+    return out.getvalue()
+
+
+def _plain(text: str) -> str:
+    """A name that a spreadsheet will not run as a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
+
+
+def table_text(assignment: Assignment, results: Sequence[Result]) -> str:
+    """Who, marks, time, what went wrong."""
+    width = max([len("student"), *(len(result.student) for result in results)])
+    lines = [f"{'student':{width}}  status    points   time  what went wrong"]
+    for result in sorted(results, key=lambda r: r.student):
+        reasons = "; ".join(
+            [*result.reasons, *([f"{len(result.errors)} cells failed"] if result.errors else [])]
+        )
+        lines.append(
+            f"{result.student:{width}}  {result.status:8} {result.points:5g}/{assignment.points:<3g}"
+            f"{result.seconds:5.1f} s  {reasons}"
+        )
+    count = {s: sum(r.status == s for r in results) for s in (GRADED, REVIEW, REFUSED)}
+    lines.append("")
+    lines.append(f"{len(results)} submissions: " + ", ".join(f"{n} {status}" for status, n in count.items()))
+    return "\n".join(lines) + "\n"
+
+
+def feedback(assignment: Assignment, result: Result) -> str:
+    """A student's page. It needs no other file, runs no script, and says nothing of hidden values."""
+    e = html.escape
+    body = [f"<p>{e(result.student)}: <strong>{result.points:g}</strong> of {assignment.points:g} points"]
+    body.append(" from the automatic questions.</p>")
+    if result.reasons:
+        body.append("<ul>" + "".join(f"<li>{e(reason)}</li>" for reason in result.reasons) + "</ul>")
+    for mark in result.marks:
+        body.append(f"<h2><code>{e(mark.call)}</code>: {mark.points:g} of {mark.maximum:g}</h2><table>")
+        for name, points, maximum in mark.lines:
+            of = f"{points:g} of {maximum:g}" if maximum else f"+{points:g}"
+            body.append(f"<tr><td>{e(name)}</td><td>{of}</td></tr>")
+        body.append("</table>" + "".join(f"<p>{e(remark)}</p>" for remark in mark.remarks))
+    for grade_id, written in result.by_hand.items():
+        body.append(
+            f"<h2>{e(grade_id)}</h2><p>{'Marked by hand.' if written else 'Nothing was written.'}</p>"
+        )
+    if result.errors:
+        body.append("<h2>Cells that raised an error</h2>")
+        body += [f"<pre>{e(error)}</pre>" for error in result.errors]
+    return PAGE.format(title=e(f"Feedback: {assignment.name}"), body="\n".join(body))

@@ -1,0 +1,248 @@
+"""Every reader can read every page: audit by axe-core, keyboard, no JavaScript, valid HTML, weight."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import html5lib
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from tests.conftest import ROOT
+from tests.support import _load, book_sources
+from tests.test_book import built  # noqa: F401  (the fixture that builds)
+from tests.test_pages import browser, open_page, site, typeset  # noqa: F401
+
+pytestmark = pytest.mark.book
+
+measure_pages = _load(ROOT / "tools" / "measure_pages.py")
+PAGES = [*book_sources.toc_documents(ROOT), "search", "genindex"]
+WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+COLOUR = ["color-contrast", "link-in-text-block"]
+"""The rules that look at colours. They take their time, so they look at each kind of thing once."""
+EXPERIMENTAL = ["css-orientation-lock", "label-content-name-mismatch", "p-as-heading", "td-has-header"]
+"""Rules of WCAG that axe-core leaves out unless they are asked for."""
+
+UNFOLD = """() => {
+    document.querySelectorAll('details').forEach(d => d.open = true);
+    document.querySelectorAll('.toggle-hidden').forEach(e => e.classList.remove('toggle-hidden'));
+}"""
+"""What is folded is read as well."""
+
+THIN = """() => {
+    const seen = new Set();
+    const thin = (e, path) => {
+        const row = e.tagName == 'TR' ? e.sectionRowIndex % 2 : '';
+        path += '>' + e.tagName + row + '.' + e.getAttribute('class') + '|' + (e.getAttribute('style') ?? '');
+        for (const child of [...e.children]) thin(child, path);
+        if (e.childElementCount) return;
+        if (seen.has(path)) e.remove(); else seen.add(path);
+    };
+    document.querySelectorAll('svg.rnnlib-figure').forEach(svg => svg.replaceChildren());  // no text of HTML
+    thin(document.body, '');
+    return seen.size;
+}"""
+"""Takes away what has the same tags, classes and styles, from the body down, as something before it."""
+
+
+def violations(page, **options):
+    found = Axe().run(page, options={"resultTypes": ["violations"], **options}).response["violations"]
+    return [
+        f"{v['id']}: {' '.join(str(n['target']) for n in v['nodes'][:5])} ({len(v['nodes'])}): "
+        + "; ".join(m["message"] for m in v["nodes"][0]["any"] + v["nodes"][0]["all"] + v["nodes"][0]["none"])
+        for v in found
+    ]
+
+
+def audit(page):
+    """Every violation of WCAG 2.2 at level AA, on a wide and a narrow screen, by day and by night."""
+    page.add_style_tag(content="* { transition: none !important; animation: none !important; }")
+    page.evaluate(UNFOLD)
+    rules = {name: {"enabled": True} for name in EXPERIMENTAL} | {name: {"enabled": False} for name in COLOUR}
+    found = []
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(500)  # the theme looks for what scrolls, a moment after a change of size
+        told = violations(page, runOnly={"type": "tag", "values": WCAG}, rules=rules)
+        found += [f"{width}: {text}" for text in told]
+    assert page.evaluate(THIN) > 20, "there is nothing left to look at"
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        for theme in ("light", "dark"):
+            page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
+            found += [f"{width} {theme}: {text}" for text in violations(page, runOnly=COLOUR)]
+    return found
+
+
+@pytest.mark.parametrize("docname", PAGES)
+def test_axe_finds_no_violation_of_wcag(site, open_page, docname):  # noqa: F811
+    page = open_page(f"{site}/{docname}.html")
+    typeset(page)
+    found = audit(page)
+    assert not found, f"{docname}:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("planted", "rule"),
+    [
+        ("<button></button>", "button-name"),
+        ("<p style='color: #999; background: #fff'>pale</p>", "color-contrast"),
+        ("<p style='color: #555; background: #121212'>dark</p>", "color-contrast"),
+        ("<button aria-label='Search'>Look</button>", "label-content-name-mismatch"),
+        ("<details><summary></summary>text</details>", "summary-name"),
+        (
+            "<details><summary>more</summary><p style='color:#999;background:#fff'>pale</p></details>",
+            "color-",
+        ),
+        ("<div style='height:2em;overflow:auto;width:9em'>" + "line<br>" * 9 + "</div>", "scrollable-region"),
+    ],
+)
+def test_the_audit_sees_what_is_wrong(site, open_page, planted, rule):  # noqa: F811
+    page = open_page(f"{site}/book/index.html")
+    page.evaluate("html => document.querySelector('article').insertAdjacentHTML('beforeend', html)", planted)
+    found = audit(page)
+    assert any(rule in text for text in found), found
+
+
+# --- the keyboard and the screen reader -------------------------------------------------------
+
+
+def test_the_tab_key_reaches_every_control_of_a_page(site, open_page):  # noqa: F811
+    """Round the page with the Tab key: each control that is there takes its turn, and shows it."""
+    page = open_page(f"{site}/book/sheet/vanilla.html")
+    typeset(page)
+    page.wait_for_timeout(500)
+    wanted = page.evaluate(
+        """() => [...document.querySelectorAll('a[href], button, input, summary, [tabindex="0"]')]
+            .filter(e => e.checkVisibility({visibilityProperty: true}) && !e.disabled && e.tabIndex >= 0)
+            .map((e, i) => (e.dataset.stop = i))"""
+    )
+    assert len(wanted) > 40
+    reached, without_ring = set(), []
+    for _ in range(2 * len(wanted)):
+        page.keyboard.press("Tab")
+        stop, text, ring = page.evaluate(
+            """() => { const e = document.activeElement, s = getComputedStyle(e);
+                const inner = e.firstElementChild ? getComputedStyle(e.firstElementChild) : s;
+                return [e.dataset.stop ?? null, e.outerHTML.slice(0, 80),
+                        [s, inner].some(x => x.outlineStyle != 'none' || x.boxShadow != 'none')]; }"""
+        )
+        if stop is not None:
+            reached.add(int(stop))
+            if not ring:
+                without_ring.append(text)
+        if len(reached) == len(wanted):
+            break
+    assert reached == set(wanted)
+    assert not without_ring
+
+
+def test_what_scrolls_on_a_phone_is_moved_by_the_arrow_keys(site, open_page):  # noqa: F811
+    page = open_page(f"{site}/notebooks/01_vanilla_rnn.html", width=390)
+    typeset(page)
+    page.wait_for_timeout(500)
+    figures = page.locator(".output:has(> svg.rnnlib-figure)[tabindex='0']")
+    stuck = []
+    for figure in figures.all():
+        figure.focus()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(300)
+        if figure.evaluate("e => e.scrollLeft") == 0:
+            stuck.append(figure.inner_html()[:200])
+    assert not stuck
+    wide = page.evaluate(
+        """() => [...document.querySelectorAll('.output, .rnnlib-slider > div, pre, mjx-container[display]')]
+            .filter(e => e.scrollWidth > e.clientWidth + 1 && e.tabIndex != 0)
+            .map(e => e.outerHTML.slice(0, 200))"""
+    )
+    assert not wide, wide
+
+
+@pytest.mark.parametrize("docname", ["notebooks/01_vanilla_rnn", "book/equation_index"])
+def test_a_screen_reader_is_told_every_equation(site, open_page, docname):  # noqa: F811
+    page = open_page(f"{site}/{docname}.html")
+    typeset(page)
+    silent = page.evaluate(
+        """() => [...document.querySelectorAll('mjx-container')].filter(e =>
+            !e.querySelector('mjx-assistive-mml math')?.textContent.trim()
+            || e.querySelector('mjx-math').getAttribute('aria-hidden') != 'true').length"""
+    )
+    assert page.locator("mjx-container").count() > 20
+    assert silent == 0
+
+
+# --- without JavaScript -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("docname", ["book/index", "notebooks/01_vanilla_rnn", "notebooks/05_lstm"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_page_can_be_read_without_javascript(site, open_page, docname, width):  # noqa: F811
+    page = open_page(f"{site}/{docname}.html", width=width, java_script_enabled=False)
+    assert page.locator(".no-script").is_visible()
+    equation = page.locator(".math").first
+    assert equation.inner_text().strip().startswith("\\")
+    assert "mono" in equation.evaluate("e => getComputedStyle(e).fontFamily").lower()
+    for solution in page.locator(".solution.dropdown p").all():
+        assert solution.is_visible()
+    for control in page.locator(".rnnlib-slider input, .sidebar-toggle, .search-button__button").all():
+        assert not control.is_visible(), f"{control} does nothing without JavaScript"
+    for svg in page.locator("svg.rnnlib-figure").all():
+        assert svg.bounding_box()["height"] > 50
+    for link in page.locator(".bd-docs-nav a").all()[:3]:
+        assert link.is_visible(), "no way to the other pages"
+    overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert overflow <= 0
+    assert page.complaints == []
+
+
+# --- valid, and light -------------------------------------------------------------------------
+
+
+def markup_errors(text: str) -> list[str]:
+    """What the HTML standard calls a parse error, and ids that stand twice."""
+    parser = html5lib.HTMLParser(namespaceHTMLElements=False)
+    tree = parser.parse(text)
+    lines = text.splitlines()
+    found = [
+        f"line {place[0]}: {code} {data.get('name', '')}: {lines[place[0] - 1].strip()[:150]}"
+        for place, code, data in parser.errors
+    ]
+    ids = Counter(e.get("id") for e in tree.iter() if e.get("id"))
+    return found + [f"the id {name} stands {n} times" for name, n in ids.items() if n > 1]
+
+
+@pytest.mark.parametrize("docname", PAGES)
+def test_the_html_is_valid(built, docname):  # noqa: F811
+    found = markup_errors((built / f"{docname}.html").read_text(encoding="utf-8"))
+    assert not found, f"{docname}:\n" + "\n".join(found[:20])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("<p id=a>x</p><p id=a>y</p>", "the id a stands 2 times"),
+        ("<p><div>x</p></div>", "unexpected-end-tag"),
+        ("<b><i>x</b></i>", "adoption-agency"),
+        ("<a href=x title=y title=z>x</a>", "duplicate-attribute"),
+    ],
+)
+def test_markup_errors_are_seen(wrong, told):
+    whole = "<!DOCTYPE html><html><head><title>t</title></head><body>{}</body></html>"
+    assert markup_errors(whole.format("<p>x</p>")) == []
+    assert any(told in text for text in markup_errors(whole.format(wrong)))
+
+
+@pytest.mark.parametrize("docname", PAGES)
+def test_a_page_is_light(site, browser, docname):  # noqa: F811
+    """All that a page loads by itself, as a server with gzip sends it and as it comes from a disk."""
+    with browser.new_context() as context:  # of its own: an empty cache
+        page = context.new_page()
+        requests, size, packed = measure_pages.weigh(page, f"{site}/{docname}.html")
+        frames = page.evaluate(
+            """() => [...document.querySelectorAll('.rnnlib-slider [data-at][style*="none"]')]
+                .reduce((sum, e) => sum + e.outerHTML.length, 0)"""
+        )
+    assert requests < 50, f"{docname}: {requests} requests"
+    assert packed < 1_000_000, f"{docname}: {packed} bytes by gzip, of {size}"
+    still = sum(size.values()) - frames  # without the pictures that a slider keeps hidden
+    assert still < 2_600_000, f"{docname}: {size}, of these {frames} in sliders"

@@ -1,0 +1,431 @@
+"""Finding one's way in the built book: previews, back-links, the map, the index, search, and the look."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+import unicodedata
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from rnnlib import dynamics, equations
+from tests.conftest import ROOT
+from tests.support import book_sources
+from tests.test_book import HTML, built, pages  # noqa: F401  (fixtures)
+from tests.test_pages import browser, open_page, site, typeset  # noqa: F401  (fixtures)
+
+pytestmark = pytest.mark.book
+
+NOTEBOOKS = [name for name in book_sources.toc_documents(ROOT) if name.startswith("notebooks/")]
+EQUATIONS = book_sources.labelled_equations(ROOT)
+CHAPTER = "notebooks/05_lstm"
+
+
+@pytest.fixture(params=["on a server, wide", "in a folder, on a phone"])
+def reader(request, site, open_page):  # noqa: F811
+    """Opens a page in two ways that differ in all: address, width of the screen, theme."""
+    address, width, theme = (
+        (site, 1280, "light") if "server" in request.param else (HTML.as_uri(), 390, "dark")
+    )
+    return lambda docname, **options: open_page(
+        f"{address}/{docname}", **{"width": width, "theme": theme, **options}
+    )
+
+
+def text_of(element: ElementTree.Element) -> str:
+    return " ".join("".join(element.itertext()).split())
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def links(element: ElementTree.Element) -> list[str]:
+    return [a.get("href", "") for a in element.iter() if a.tag in {"a", SVG + "a"}]
+
+
+def elements(page: ElementTree.Element, name: str) -> list[ElementTree.Element]:
+    """All elements of a class."""
+    return [e for e in page.iter() if name in (e.get("class") or "").split()]
+
+
+# --- previews ---------------------------------------------------------------------------------
+
+
+class TestPreviews:
+    """A reference shows what it refers to, by pointer, keyboard and finger (WCAG 1.4.13)."""
+
+    @pytest.fixture
+    def chapter(self, reader):
+        def open_(**options):
+            page = reader(f"{CHAPTER}.html", **options)
+            typeset(page)
+            return page
+
+        return open_
+
+    @staticmethod
+    def box(page):
+        return page.locator("#reference-preview")
+
+    @pytest.mark.parametrize(
+        ("kind", "told"),
+        [("equation", r"Equation \(\d+\.\d+\), chapter \d"), ("term", r"[a-z]+ [A-Z].*\.$")],
+    )
+    def test_opens_under_the_pointer_and_stays_while_the_pointer_is_on_it(self, chapter, kind, told):
+        page = chapter()
+        box, link = self.box(page), page.locator(f"a.{kind}-preview").first
+        link.hover()
+        box.wait_for(state="visible")
+        assert re.search(told, " ".join(box.inner_text().split()))
+        assert link.get_attribute("aria-describedby") == box.get_attribute("id")
+        if kind == "equation":
+            box.locator("mjx-container").wait_for(state="visible")
+        box.hover()
+        page.wait_for_timeout(500)
+        assert box.is_visible()
+        page.mouse.move(1, 1)
+        box.wait_for(state="hidden")
+        assert link.get_attribute("aria-describedby") is None
+        assert page.complaints == []
+
+    @pytest.mark.parametrize("kind", ["equation", "term"])
+    def test_opens_on_the_focus_of_the_keyboard(self, chapter, kind):
+        page = chapter()
+        box, link = self.box(page), page.locator(f"a.{kind}-preview").first
+        href = link.get_attribute("href")
+        page.keyboard.press("Tab")
+        link.focus()
+        box.wait_for(state="visible")
+        page.keyboard.press("Tab")
+        assert self.focused(page) != href
+        link.focus()
+        box.wait_for(state="visible")
+        page.keyboard.press("Escape")
+        assert not box.is_visible()
+        assert self.focused(page) == href, "Escape took the focus away"
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"**/*#{href.partition('#')[2]}")
+
+    @staticmethod
+    def focused(page):
+        return page.evaluate("document.activeElement.getAttribute('href')")
+
+    def test_escape_closes_it_under_the_pointer_until_the_pointer_comes_again(self, chapter):
+        page = chapter()
+        box, link = self.box(page), page.locator("a.term-preview").first
+        link.hover()
+        box.wait_for(state="visible")
+        page.keyboard.press("Escape")
+        assert not box.is_visible()
+        place = link.bounding_box()
+        page.mouse.move(place["x"] + 3, place["y"] + place["height"] / 2)
+        page.wait_for_timeout(500)
+        assert not box.is_visible()
+        page.mouse.move(1, 1)
+        link.hover()
+        box.wait_for(state="visible")
+
+    def test_a_tap_opens_it_and_a_second_one_follows_the_link(self, chapter):
+        page = chapter(has_touch=True, is_mobile=True)
+        box, link = self.box(page), page.locator("a.term-preview").first
+        before = page.url
+        link.tap()
+        box.wait_for(state="visible")
+        page.wait_for_timeout(500)
+        assert page.url == before
+        link.tap()
+        page.wait_for_url("**/glossary.html#term-*")
+
+    def test_a_tap_beside_it_closes_it(self, chapter):
+        page = chapter(has_touch=True, is_mobile=True)
+        page.locator("a.term-preview").first.tap()
+        self.box(page).wait_for(state="visible")
+        page.locator(".bd-article h1").tap()
+        self.box(page).wait_for(state="hidden")
+
+    @pytest.mark.parametrize(
+        ("docname", "width"),
+        [
+            ("notebooks/04_backpropagation_through_time", 390),
+            ("notebooks/07_gradients", 390),
+            ("notebooks/07_gradients", 1280),
+        ],
+    )
+    def test_everything_it_shows_lies_within_the_window(self, site, open_page, docname, width):  # noqa: F811
+        page = open_page(f"{site}/{docname}.html", width=width)
+        typeset(page)
+        page.keyboard.press("Tab")
+        seen = 0
+        for link in page.locator("a.has-preview:visible").all():
+            link.focus()
+            self.box(page).wait_for(state="visible")
+            if self.box(page).locator(".math").count():
+                self.box(page).locator("mjx-container").first.wait_for(state="visible")
+            page.evaluate("new Promise(done => setTimeout(done, 30))")
+            left, right, inner, outer = self.box(page).evaluate(
+                """b => { const {left, right} = b.getBoundingClientRect();
+                          return [left, right, b.scrollWidth, b.clientWidth]; }"""
+            )
+            where = f"{link.inner_text()} in {docname}"
+            assert left >= 0, where
+            assert right <= width, where
+            assert inner <= outer, f"{where}: {inner - outer} pixels of the content stick out"
+            seen += 1
+        assert seen >= 15
+
+    def test_every_reference_to_an_equation_or_a_word_has_one(self, pages):  # noqa: F811
+        counted = 0
+        for path, page in pages.items():
+            main = page.find(".//main")
+            if main is None or path.name in {"genindex.html", "search.html"} or "_modules" in path.parts:
+                continue
+            shown = {t.get("data-preview") for t in page.iter("template")}
+            for link in main.iter("a"):
+                target = (link.get("href") or "").partition("#")[2]
+                if target.startswith(("equation-", "term-")) and "headerlink" not in link.get("class", ""):
+                    assert target in shown, f"{path.relative_to(HTML)}: no preview of {target}"
+                    counted += 1
+        assert counted > 300
+
+    def test_a_preview_holds_no_link_that_the_keyboard_could_not_reach(self, pages):  # noqa: F811
+        for path, page in pages.items():
+            for template in page.iter("template"):
+                assert not links(template), path
+                assert not any(e.get("id") for e in template.iter()), path
+
+
+def test_the_chapters_lead_to_the_glossary_once_for_each_word(pages):  # noqa: F811
+    for docname in NOTEBOOKS:
+        main = pages[HTML / f"{docname}.html"].find(".//main")
+        words = [link.partition("#")[2] for link in links(main) if "glossary.html#term-" in link]
+        assert len(words) >= 5, docname
+        assert len(words) == len(set(words)), docname
+
+
+# --- back-links -------------------------------------------------------------------------------
+
+
+def test_an_equation_names_the_pages_that_use_it(pages):  # noqa: F811
+    lists = {
+        "book/api",
+        "book/equation_index",
+        "book/glossary",
+        "book/map",
+        "book/which_equation",
+        "genindex",
+    }
+    used: dict[str, set[str]] = {}
+    for docname in set(book_sources.toc_documents(ROOT)) - lists:
+        for _, text in book_sources.markdown_cells(book_sources.source_path(ROOT, docname)):
+            for label in re.findall(r"\{eq\}`([\w-]+)`", text):
+                used.setdefault(label, set()).add(docname)
+    checked = 0
+    for label, equation in EQUATIONS.items():
+        page = pages[HTML / f"{equation.docname}.html"]
+        parents = {child: parent for parent in page.iter() for child in parent}
+        block = page.find(f".//*[@id='equation-{label}']")
+        siblings = list(parents[block])
+        line = siblings[siblings.index(block) + 1]
+        assert line.get("class") == "equation-code"
+        found = {
+            (HTML / f"{equation.docname}.html").parent.joinpath(link.partition("#")[0]).resolve()
+            for link in links(line)
+            if "api.html" not in link
+        }
+        wanted = {(HTML / f"{d}.html").resolve() for d in used.get(label, set()) - {equation.docname}}
+        assert found == wanted, label
+        assert bool(wanted) == ("used in:" in text_of(line)), label
+        checked += len(wanted)
+    assert checked >= 20
+
+
+def test_a_function_of_the_package_names_its_equations_and_their_chapters(pages):  # noqa: F811
+    api = pages[HTML / "book" / "api.html"]
+    entries = {dl.find("dt").get("id"): dl for dl in api.iter("dl") if dl.find("dt") is not None}
+    for label, entry in equations.index().items():
+        lines = elements(entries[entry.qualified_name], "function-equation")
+        (line,) = [line for line in lines if links(line)[0].endswith(f"#equation-{label}")]
+        docname = EQUATIONS[label].docname
+        number = re.match(r"notebooks/(\d\d)_", docname)
+        where = f"chapter {int(number[1])}" if number else EQUATIONS[label].title
+        assert re.fullmatch(rf"Equation \(\d+(\.\d+)?\) in {re.escape(where)}", text_of(line)), text_of(line)
+
+
+# --- the map and the index --------------------------------------------------------------------
+
+
+def needs(docname: str) -> list[str]:
+    """The chapters named in the sentence "You need …" of a notebook."""
+    text = next(text for _, text in book_sources.markdown_cells(ROOT / f"{docname}.ipynb"))
+    sentence = text.partition("**You need**")[2].split(". ")[0].split(".\n")[0]
+    return [f"notebooks/{name}" for name in re.findall(r"(\w+)\.ipynb", sentence)]
+
+
+def test_the_map_lists_every_chapter_with_what_it_needs(pages):  # noqa: F811
+    page = pages[HTML / "book" / "map.html"]
+    (picture,) = elements(page, "book-map")
+    assert links(picture) == [f"../{docname}.html" for docname in NOTEBOOKS]
+    items = [links(item) for item in page.find(".//main").iter("li") if "need" in text_of(item)]
+    assert items == [[f"../{name}.html" for name in (docname, *needs(docname))] for docname in NOTEBOOKS]
+    assert sum(map(len, items)) > len(items)
+
+
+def test_the_arrows_of_the_map_are_those_from_which_all_needs_follow(pages):  # noqa: F811
+    (picture,) = elements(pages[HTML / "book" / "map.html"], "book-map")
+    below, above = {}, {}
+    for link in picture.iter(SVG + "a"):
+        rect = {k: float(link.find(SVG + "rect").get(k)) for k in ("x", "y", "width", "height")}
+        docname = link.get("href").removeprefix("../").removesuffix(".html")
+        below[rect["x"] + rect["width"] / 2, rect["y"] + rect["height"]] = docname
+        above[rect["x"] + rect["width"] / 2, rect["y"]] = docname
+    drawn: dict[str, set[str]] = {docname: set() for docname in NOTEBOOKS}
+    for arrow in picture.iter(SVG + "path"):
+        if arrow.get("marker-end"):
+            numbers = [float(n) for n in re.findall(r"-?[\d.]+", arrow.get("d"))]
+            drawn[above[numbers[-2], numbers[-1] + 3]].add(below[numbers[0], numbers[1]])
+
+    def closure(direct):
+        @functools.cache
+        def reach(docname):
+            return direct[docname].union(*(reach(need) for need in direct[docname]))
+
+        return {docname: reach(docname) for docname in direct}
+
+    whole = closure({docname: set(needs(docname)) for docname in NOTEBOOKS})
+    assert closure(drawn) == whole
+    for docname, arrows in drawn.items():
+        for need in arrows:
+            fewer = closure(drawn | {docname: arrows - {need}})
+            assert need not in fewer[docname], f"the arrow from {need} to {docname} follows from others"
+
+
+def test_a_box_of_the_map_leads_to_its_chapter_by_mouse_and_by_keyboard(reader):
+    page = reader("book/map.html")
+    page.locator(".book-map a", has_text="Unrolling").click()
+    assert page.url.endswith("03_unrolling.html")
+    page.go_back()
+    page.locator(".book-map a", has_text="Unrolling").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/03_unrolling.html")
+
+
+def test_the_index_lists_the_words_of_the_glossary_and_the_equations(pages):  # noqa: F811
+    index = pages[HTML / "genindex.html"]
+    targets = {link.rpartition("/")[2].partition("#")[2] for link in links(index)}
+    assert {f"equation-{label}" for label in equations.index()} <= targets
+    glossary = pages[HTML / "book" / "glossary.html"]
+    words = {dt.get("id") for dt in glossary.iter("dt") if (dt.get("id") or "").startswith("term-")}
+    assert len(words) > 100
+    assert words <= targets
+    heads = [text_of(head) for head in index.find(".//main").iter("h2")]
+    assert heads.count("中文") == 1
+    assert not [head for head in heads if head != "中文" and "CJK" in unicodedata.name(head[0])]
+
+
+def test_search_knows_the_entries_of_all_pages_however_many_were_written_last(built):  # noqa: F811
+    index = (built / "searchindex.js").read_text(encoding="utf-8")
+    entries = index.partition('"indexentries": {')[2].partition("}")[0]
+    for entry in ("w_hh", "bptt", "hidden state", "unroll() (in module rnnlib.unroll)"):
+        assert f'"{entry}": [[' in entries, entry
+
+
+@pytest.mark.parametrize(
+    ("query", "pages_wanted"),
+    [
+        ("W_hh", {"book/notation"}),
+        ("σ", {"book/notation"}),
+        ("forget gate", {"book/glossary", "notebooks/05_lstm"}),
+        ("BPTT", {"book/glossary", "notebooks/04_backpropagation_through_time"}),
+        ("隐状态", {"book/glossary"}),
+    ],
+)
+def test_search_leads_to_the_right_page_at_once(reader, query, pages_wanted):
+    page = reader(f"search.html?q={query.replace(' ', '+')}")
+    page.wait_for_selector("ul.search li a", timeout=15000)
+    hits = page.eval_on_selector_all("ul.search li a", "all => all.slice(0, 3).map(a => a.href)")
+    found = {"/".join(hit.partition(".html")[0].split("/")[-2:]) for hit in hits}
+    assert found & pages_wanted, hits
+
+
+def test_the_folds_and_buttons_beside_the_text_have_the_names_that_are_seen(pages):  # noqa: F811
+    page = pages[HTML / "book" / "index.html"]
+    folds = [e for e in page.iter("summary") if e.find("span") is not None and not text_of(e)]
+    assert [e.get("aria-label") for e in folds] == ["Pages of The equation sheet"]
+    (search,) = elements(page, "search-button-field")
+    assert search.get("aria-label") is None
+    assert text_of(search).startswith("Search")
+
+
+# --- the look ---------------------------------------------------------------------------------
+
+
+def test_every_chapter_opens_with_a_box_of_aims_time_and_needs(pages):  # noqa: F811
+    for docname in NOTEBOOKS:
+        (box,) = elements(pages[HTML / f"{docname}.html"], "chapter-opener")
+        text = text_of(box)
+        assert text.startswith("You will learn"), docname
+        assert "Time:" in text, docname
+        assert "You need" in text, docname
+
+
+class TestTheCover:
+    """The picture on the welcome page is what its description says."""
+
+    @pytest.fixture
+    def cover(self, monkeypatch):
+        monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
+        monkeypatch.delitem(sys.modules, "cover", raising=False)
+        import cover
+
+        return cover
+
+    def test_is_the_same_in_every_build(self, built, cover):  # noqa: F811
+        assert cover.cover() in (built / "book" / "index.html").read_text(encoding="utf-8")
+
+    def test_all_its_orbits_end_on_one_closed_curve(self, cover):
+        W_hh, b_h = dynamics.rotation(cover.GAIN, cover.ANGLE), np.zeros(2)
+        curve = dynamics.orbit(np.array([[0.3, 0.0]]), W_hh, b_h, 2000)[-400:, 0]  # (400, 2)
+        for first in cover.starts():
+            last = dynamics.orbit(first, W_hh, b_h, 1000)[-1]  # (B, 2)
+            assert np.linalg.norm(last[:, None] - curve[None], axis=-1).min(axis=1).max() < 0.02
+
+    def test_follows_the_theme_and_is_described(self, site, open_page):  # noqa: F811
+        inks = set()
+        for theme in ("light", "dark"):
+            picture = open_page(f"{site}/book/index.html", theme=theme).locator("svg.cover")
+            assert len(picture.get_attribute("aria-label")) > 40
+            inks.add(picture.locator("path").last.evaluate("e => getComputedStyle(e).stroke"))
+        assert inks == {"rgb(0, 114, 178)", "rgb(92, 179, 230)"}
+
+
+@pytest.mark.parametrize("docname", ["book/index", "book/map", "genindex", CHAPTER])
+@pytest.mark.parametrize(("width", "theme"), [(390, "light"), (768, "dark"), (1920, "light")])
+def test_no_page_is_wider_than_its_screen(site, open_page, docname, width, theme):  # noqa: F811
+    page = open_page(f"{site}/{docname}.html", width=width, theme=theme)
+    typeset(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.complaints == []
+
+
+def test_on_a_phone_a_wide_figure_scrolls_within_itself_and_says_so(site, open_page):  # noqa: F811
+    page = open_page(f"{site}/notebooks/01_vanilla_rnn.html", width=390)
+    figure = page.locator(".text_html:has(> .rnnlib-figure)").first
+    hint, inner, outer = figure.evaluate(
+        "f => [getComputedStyle(f, '::after').content, f.scrollWidth, f.clientWidth]"
+    )
+    assert inner > outer
+    assert "sideways" in hint
+
+
+def test_on_paper_nothing_is_left_that_only_works_on_a_screen(site, open_page):  # noqa: F811
+    page = open_page(f"{site}/{CHAPTER}.html")
+    page.keyboard.press("Tab")
+    page.locator("a.has-preview").first.focus()
+    page.locator("#reference-preview").wait_for(state="visible")
+    page.emulate_media(media="print")
+    for selector in (".headerlink", "#reference-preview", ".equation-code", ".prev-next-footer"):
+        assert not page.locator(selector).first.is_visible(), selector
+    assert page.locator(".chapter-opener").is_visible()
