@@ -59,7 +59,7 @@ POINTS = {
     "E": Point(1000, 1, 64, 64),
     "F": Point(50, 128, 512, 512),
 }
-"""The sizes that are measured, by name: from small to large, from short to long."""
+"""The sizes that are measured, by name, from small to large and from short to long."""
 
 GATES = {"rnn": 1, "gru": 3, "gru-reset-before": 3, "lstm": 4}
 """The cells, and how many products of the size of a vanilla network's they do in a step."""

@@ -685,7 +685,7 @@ class Series:
             origins: counts of known values, (N,).
 
         Returns:
-            |forecast - outcome| in units of :attr:`scale`, (N, H).
+            The distance of forecast and outcome in units of :attr:`scale`, (N, H).
 
         Raises:
             TypeError, ValueError: see :func:`outcomes`; forecasts of another shape than (N, H).

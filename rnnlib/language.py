@@ -345,17 +345,25 @@ def estimated_discount(counts: Annotated[Array, "N"]) -> Annotated[Array, ""]:
 # --- n-grams over a whole text --------------------------------------------------------------------
 
 
-class _Level(NamedTuple):
+class Level(NamedTuple):
     """The counts for one length of context, as sorted tables.
 
     A piece of text is one whole number, its symbols the digits to the base K.
+
+    Attributes:
+        grams: the pieces of k symbols that were seen, sorted.
+        counts: how often each was seen, or how many symbols it followed.
+        contexts: their first k - 1 symbols, sorted.
+        totals: the sum of the counts of each context.
+        kinds: how many symbols followed each context.
+        discount: D; 0 for Witten and Bell.
     """
 
-    grams: np.ndarray  # pieces of k symbols that were seen, sorted
-    counts: np.ndarray  # how often each was, or how many symbols it followed
-    contexts: np.ndarray  # their first k - 1 symbols, sorted
-    totals: np.ndarray  # the sum of the counts of each context
-    kinds: np.ndarray  # how many symbols followed each
+    grams: np.ndarray
+    counts: np.ndarray
+    contexts: np.ndarray
+    totals: np.ndarray
+    kinds: np.ndarray
     discount: float
 
 
@@ -374,7 +382,7 @@ def _look_up(keys: np.ndarray, table: np.ndarray, values: np.ndarray) -> np.ndar
     return np.where(table[places] == keys, values[places], 0.0)
 
 
-def _level(grams: np.ndarray, counts: np.ndarray, base: int, smoothing: str) -> _Level:
+def _level(grams: np.ndarray, counts: np.ndarray, base: int, smoothing: str) -> Level:
     contexts, first, kinds = np.unique(grams // base, return_index=True, return_counts=True)
     totals = np.add.reduceat(counts, first)
     discount = 0.0
@@ -382,7 +390,7 @@ def _level(grams: np.ndarray, counts: np.ndarray, base: int, smoothing: str) -> 
         # Where no piece was seen once, there is nothing to go by: halfway.
         once = (counts == 1).any()
         discount = float(estimated_discount.unchecked(counts.astype(np.float64))) if once else 0.5
-    return _Level(grams, counts, contexts, totals, kinds, discount)
+    return Level(grams, counts, contexts, totals, kinds, discount)
 
 
 @dataclass(frozen=True)
@@ -401,7 +409,7 @@ class NGram:
     order: int
     size: int
     smoothing: str
-    levels: tuple[_Level, ...]
+    levels: tuple[Level, ...]
 
     @property
     def discounts(self) -> tuple[float, ...]:
@@ -413,7 +421,7 @@ class NGram:
         """How many counts the tables hold."""
         return sum(len(level.grams) for level in self.levels)
 
-    def _mixed(self, level: _Level, grams: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    def _mixed(self, level: Level, grams: np.ndarray, lower: np.ndarray) -> np.ndarray:
         """One step of the mixture, for any pieces: eq-ngram-kneser-ney or eq-ngram-witten-bell."""
         contexts = grams // self.size
         count = _look_up(grams, level.grams, level.counts)
@@ -750,9 +758,8 @@ def unit_correlations(hs: Annotated[Array, "T H"], feature: Annotated[Array, "T"
 
 # --- texts from a model ---------------------------------------------------------------------------
 
+# The form of a model's step.
 Step = Callable[[np.ndarray, StateT], tuple[np.ndarray, StateT]]
-"""One step of a model: the last symbols (N,) and the state in, the log-probabilities (N, K) of what comes
-next and the new state out."""
 
 
 @checked
@@ -769,7 +776,8 @@ def generate(
     """Texts drawn from a model, symbol by symbol.
 
     Args:
-        step: the model, see :data:`Step`.
+        step: the model, ``step(symbols, state)``: from the last symbols (N,) and a state to the
+            log-probabilities (N, K) of what comes next and the new state.
         state: the state before ``first``.
         first: the symbols to go on from, (N,).
         u: uniform numbers in [0, 1), (T, N) float64: one for each symbol to draw.
@@ -827,7 +835,8 @@ def beam_search(
     finds the likeliest text; width 1 takes the likeliest symbol at each step.
 
     Args:
-        step: the model, see :data:`Step`.
+        step: the model, ``step(symbols, state)``: from the last symbols (N,) and a state to the
+            log-probabilities (N, K) of what comes next and the new state.
         state: the state of one text before ``first``.
         first: the symbol to go on from.
         width: how many beginnings to keep.

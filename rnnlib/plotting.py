@@ -19,7 +19,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -27,8 +27,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib import pyplot as plt
 
-if TYPE_CHECKING:
-    from rnnlib.train import History
+from rnnlib.train import History
 
 BLUE, VERMILION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#B0609A", "#808080"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, GREY)

@@ -78,8 +78,8 @@ def power_spectrum(windowed: Annotated[Array, "T N"], size: int | None = None) -
             the same spectrum on more frequencies. N if None.
 
     Returns:
-        |X_t(k)|² for k = 0 to ⌊M/2⌋, (T, F); number k stands for the frequency k times the sampling rate
-        over M.
+        The squared magnitude of X_t(k) for k = 0 to ⌊M/2⌋, (T, F); number k stands for the frequency k
+        times the sampling rate over M.
 
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; half precision; a size below N.
