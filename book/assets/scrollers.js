@@ -2,7 +2,7 @@
 // The theme does this for code, except in what is unfolded later, and for tables; here it is for the rest.
 (() => {
   const watch = new ResizeObserver(entries => entries.forEach(({ target }) => {
-    if (target.scrollWidth > target.clientWidth + 1) target.tabIndex = 0;
+    if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
     else target.removeAttribute("tabindex");
   }));
   const start = () => document
