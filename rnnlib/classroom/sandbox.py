@@ -100,6 +100,8 @@ def command(uid: int, limits: Limits, contained: bool) -> list[str]:
     bwrap += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--hostname", "classroom"]
     if os.geteuid() != 0:
         bwrap += ["--unshare-user", "--uid", str(uid), "--gid", str(uid)]
+    # Before the binds, so that a Python that lies below /tmp is seen.
+    bwrap += ["--perms", "1777", "--size", str(limits.disk), "--tmpfs", "/tmp"]
     for path in SYSTEM:
         if os.path.islink(path):
             bwrap += ["--symlink", os.readlink(path), path]
@@ -113,7 +115,6 @@ def command(uid: int, limits: Limits, contained: bool) -> list[str]:
     for name in ("inside.py", "exchange.py"):
         bwrap += ["--ro-bind", str(here / name), f"/grader/{name}"]
     bwrap += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
-    bwrap += ["--perms", "1777", "--size", str(limits.disk), "--tmpfs", "/tmp"]
     for cache in _font_caches():  # else matplotlib looks for fonts again in every room
         bwrap += ["--perms", "0777", "--dir", "/tmp/matplotlib"]
         bwrap += ["--ro-bind", str(cache), f"/tmp/matplotlib/{cache.name}"]
