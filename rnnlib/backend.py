@@ -439,6 +439,36 @@ def checked(function: Callable[P, R]) -> Checked[P, R]:
     return wrapper  # type: ignore[return-value]
 
 
+def checked_with(
+    *checks: Callable[[str, dict[str, Any]], None],
+) -> Callable[[Callable[P, R]], Checked[P, R]]:
+    """:func:`checked`, and further checks after it; ``unchecked`` has none of them.
+
+    Args:
+        checks: each is called with the name of the function and its arguments by name, defaults included.
+
+    Returns:
+        The decorator.
+    """
+
+    def decorate(function: Callable[P, R]) -> Checked[P, R]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            for check in checks:
+                check(function.__name__, bound.arguments)
+            return function(*args, **kwargs)
+
+        public = checked(guarded)
+        public.unchecked = function
+        return public
+
+    return decorate
+
+
 def check_record(record: Any) -> dict[str, int]:
     """Hold the arrays of a record (a dataclass with shapes declared on its fields) together.
 

@@ -12,21 +12,16 @@ zero is -∞.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 
 from rnnlib import losses
-from rnnlib.backend import Array, Checked, backend_of, check_count, checked
+from rnnlib.backend import Array, backend_of, check_count, checked, checked_with
 from rnnlib.equations import implements
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 Labels: TypeAlias = Sequence[int]
 """The labels of one sequence, in order, without times."""
@@ -75,37 +70,28 @@ def _check_targets(where: str, log_y: Array, targets: Any, lengths: Any, blank: 
         check_count(where, f"lengths[{b}]", n.item() if hasattr(n, "item") else n, 1, T)
 
 
-def _guarded(possible: bool = False) -> Callable[[Callable[P, R]], Checked[P, R]]:
-    """:func:`rnnlib.backend.checked`, and the labels and lengths after it; ``unchecked`` has neither.
+def _steps(outputs: Array, lengths: Any) -> list[int]:
+    """How many steps each sequence of a batch (T, B, K) has: T where no lengths are given."""
+    T, B, _ = (int(n) for n in outputs.shape)
+    return [T] * B if lengths is None else [int(n) for n in lengths]
 
-    With ``possible``, a labelling that does not fit into its sequence is refused too.
-    """
 
-    def decorate(function: Callable[P, R]) -> Checked[P, R]:
-        signature, where = inspect.signature(function), function.__name__
+def _check_labels(where: str, arguments: dict[str, Any]) -> None:
+    """Labels and lengths that fit the outputs."""
+    outputs = arguments["log_y"] if "log_y" in arguments else arguments["a"]
+    _check_targets(where, outputs, arguments["targets"], arguments["lengths"], arguments["blank"])
 
-        @functools.wraps(function)
-        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            given = bound.arguments
-            outputs = given["log_y"] if "log_y" in given else given["a"]
-            targets, lengths = given["targets"], given["lengths"]
-            _check_targets(where, outputs, targets, lengths, given["blank"])
-            for b, labels in enumerate(targets if possible else ()):
-                n, needed = int(outputs.shape[0] if lengths is None else lengths[b]), steps_needed(labels)
-                if needed > n:
-                    raise ValueError(
-                        f"{where}: targets[{b}] needs {needed} steps but has {n}, so that its loss is "
-                        f"infinite and has no gradient"
-                    )
-            return function(*args, **kwargs)
 
-        public = checked(guarded)
-        public.unchecked = function
-        return public
-
-    return decorate
+def _check_possible(where: str, arguments: dict[str, Any]) -> None:
+    """Labellings that can be said in the steps they have."""
+    steps = _steps(arguments["a"], arguments["lengths"])
+    for b, (labels, n) in enumerate(zip(arguments["targets"], steps, strict=True)):
+        needed = steps_needed(labels)
+        if needed > n:
+            raise ValueError(
+                f"{where}: targets[{b}] needs {needed} steps but has {n}, so that its loss is "
+                f"infinite and has no gradient"
+            )
 
 
 # --- sums of probabilities by their logarithms --------------------------------------------------
@@ -224,7 +210,7 @@ class _Lattice:
     """
 
     def __init__(self, log_y: Array, targets: Sequence[Labels], lengths: Any, blank: int) -> None:
-        T, B, _ = (int(n) for n in log_y.shape)
+        B = int(log_y.shape[1])
         xp = backend_of(log_y)
         extended = [extend([int(k) for k in labels], blank) for labels in targets]
         S = max(len(symbols) for symbols in extended)
@@ -239,7 +225,7 @@ class _Lattice:
         self.symbols = symbols
         self.log_y = log_y[:, np.arange(B)[:, None].tolist(), symbols.tolist()]  # (T, B, S)
         self.skip, self.last = xp.asarray(skip, like=log_y), xp.asarray(last, like=log_y)
-        self.lengths = [T] * B if lengths is None else [int(n) for n in lengths]
+        self.lengths = _steps(log_y, lengths)
 
     def running(self, t: int) -> Array:
         """Which sequences have a step t, counted from 0, (B, 1)."""
@@ -289,7 +275,7 @@ def _backward(lattice: _Lattice) -> Array:
 
 
 @implements("eq-ctc-alpha")
-@_guarded()
+@checked_with(_check_labels)
 def forward_variables(
     log_y: Annotated[Array, "T B K"],
     targets: Sequence[Labels],
@@ -319,7 +305,7 @@ def forward_variables(
 
 
 @implements("eq-ctc-beta")
-@_guarded()
+@checked_with(_check_labels)
 def backward_variables(
     log_y: Annotated[Array, "T B K"],
     targets: Sequence[Labels],
@@ -356,7 +342,7 @@ def _log_probability(lattice: _Lattice, alpha: Array) -> Array:
 
 
 @implements("eq-ctc-probability")
-@_guarded()
+@checked_with(_check_labels)
 def log_probability(
     log_y: Annotated[Array, "T B K"],
     targets: Sequence[Labels],
@@ -395,7 +381,7 @@ def _posterior(log_y: Array, targets: Sequence[Labels], lengths: Any, blank: int
 
 
 @implements("eq-ctc-posterior")
-@_guarded()
+@checked_with(_check_labels)
 def posterior(
     log_y: Annotated[Array, "T B K"],
     targets: Sequence[Labels],
@@ -424,7 +410,7 @@ def posterior(
 
 
 @implements("eq-ctc-loss")
-@_guarded()
+@checked_with(_check_labels)
 def ctc_loss(
     a: Annotated[Array, "T B K"],
     targets: Sequence[Labels],
@@ -455,7 +441,7 @@ def ctc_loss(
 
 
 @implements("eq-ctc-loss-backward")
-@_guarded(possible=True)
+@checked_with(_check_labels, _check_possible)
 def ctc_loss_backward(
     d_loss: Annotated[Array, "B"],
     a: Annotated[Array, "T B K"],
@@ -484,8 +470,7 @@ def ctc_loss_backward(
     y = losses.softmax.unchecked(losses.rows(a)).reshape(a.shape)  # (T, B, K)
     log_y = losses.log_softmax.unchecked(losses.rows(a)).reshape(a.shape)
     gamma, total = _posterior(log_y, targets, lengths, blank)
-    lengths = [int(a.shape[0])] * int(a.shape[1]) if lengths is None else [int(n) for n in lengths]
-    here = xp.asarray([[[float(t < n)] for n in lengths] for t in range(int(a.shape[0]))], like=a)
+    here = xp.asarray([[[float(t < n)] for n in _steps(a, lengths)] for t in range(int(a.shape[0]))], like=a)
     impossible = xp.where(total == NEVER, math.nan, xp.zeros_like(total))[:, None]
     return d_loss[:, None] * (here * (y - gamma + impossible))
 
@@ -511,11 +496,9 @@ def best_path(log_y: Annotated[Array, "T B K"], lengths: Any = None, blank: int 
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; lengths or a blank out of range.
     """
-    T, B, _ = (int(n) for n in log_y.shape)
-    _check_targets("best_path", log_y, [[]] * B, lengths, blank)
+    _check_targets("best_path", log_y, [[]] * int(log_y.shape[1]), lengths, blank)
     symbols = log_y.argmax(2).T.tolist()  # (B, T)
-    ends = [T] * B if lengths is None else [int(n) for n in lengths]
-    return [collapse(path[:n], blank) for path, n in zip(symbols, ends, strict=True)]
+    return [collapse(path[:n], blank) for path, n in zip(symbols, _steps(log_y, lengths), strict=True)]
 
 
 def _add(*terms: float) -> float:

@@ -8,19 +8,12 @@ rows: over all of them, or over those that a mask counts.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
-from collections.abc import Callable
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any
 
 from rnnlib import activations, vanilla
-from rnnlib.backend import Array, Checked, backend_of, check_arrays, checked, is_array
+from rnnlib.backend import Array, backend_of, check_arrays, checked_with, is_array
 from rnnlib.equations import implements
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
 
 # --- the checks that shapes cannot express ------------------------------------------------------
 
@@ -79,26 +72,6 @@ def _check_probabilities(where: str, arguments: dict[str, Any]) -> None:
     for extreme in backend_of(a).extremes(targets) or ():
         if not 0 <= extreme <= 1:
             raise ValueError(f"{where}: targets holds {extreme}, expected probabilities from 0 to 1")
-
-
-def _guarded(*checks: Callable[[str, dict[str, Any]], None]) -> Callable[[Callable[P, R]], Checked[P, R]]:
-    """:func:`rnnlib.backend.checked`, and further checks after it; ``unchecked`` has none of them."""
-
-    def decorate(function: Callable[P, R]) -> Checked[P, R]:
-        signature = inspect.signature(function)
-
-        @functools.wraps(function)
-        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            arguments = signature.bind(*args, **kwargs).arguments
-            for check in checks:
-                check(function.__name__, arguments)
-            return function(*args, **kwargs)
-
-        public = checked(guarded)
-        public.unchecked = function
-        return public
-
-    return decorate
 
 
 # --- sequences as rows --------------------------------------------------------------------------
@@ -175,7 +148,7 @@ def linear_readout_backward(
 
 
 @implements("eq-losses-masked-mean")
-@_guarded(_check_mask)
+@checked_with(_check_mask)
 def masked_mean(values: Annotated[Array, "N"], mask: Array | None = None) -> Annotated[Array, ""]:
     """The sum over the rows that count, over their number (:eq:`eq-losses-masked-mean`).
 
@@ -196,7 +169,7 @@ def masked_mean(values: Annotated[Array, "N"], mask: Array | None = None) -> Ann
 
 
 @implements("eq-losses-masked-mean-backward")
-@_guarded(_check_mask)
+@checked_with(_check_mask)
 def masked_mean_backward(
     d_mean: Annotated[Array, ""],
     values: Annotated[Array, "N"],
@@ -227,7 +200,7 @@ def masked_mean_backward(
 
 
 @implements("eq-losses-mse")
-@_guarded(_check_mask)
+@checked_with(_check_mask)
 def mean_squared_error(
     ys: Annotated[Array, "N O"],
     targets: Annotated[Array, "N O"],
@@ -255,7 +228,7 @@ def mean_squared_error(
 
 
 @implements("eq-losses-mse-backward")
-@_guarded(_check_mask)
+@checked_with(_check_mask)
 def mean_squared_error_backward(
     d_loss: Annotated[Array, ""],
     ys: Annotated[Array, "N O"],
@@ -364,7 +337,7 @@ def log_softmax_backward(
 
 
 @implements("eq-losses-cross-entropy")
-@_guarded(_check_classes, _check_mask)
+@checked_with(_check_classes, _check_mask)
 def cross_entropy(
     a: Annotated[Array, "N K"],
     targets: Array,
@@ -393,7 +366,7 @@ def cross_entropy(
 
 
 @implements("eq-losses-cross-entropy-backward")
-@_guarded(_check_classes, _check_mask)
+@checked_with(_check_classes, _check_mask)
 def cross_entropy_backward(
     d_loss: Annotated[Array, ""],
     a: Annotated[Array, "N K"],
@@ -427,7 +400,7 @@ def cross_entropy_backward(
 
 
 @implements("eq-losses-binary-cross-entropy")
-@_guarded(_check_probabilities, _check_mask)
+@checked_with(_check_probabilities, _check_mask)
 def binary_cross_entropy(
     a: Annotated[Array, "N K"],
     targets: Array,
@@ -458,7 +431,7 @@ def binary_cross_entropy(
 
 
 @implements("eq-losses-binary-cross-entropy-backward")
-@_guarded(_check_probabilities, _check_mask)
+@checked_with(_check_probabilities, _check_mask)
 def binary_cross_entropy_backward(
     d_loss: Annotated[Array, ""],
     a: Annotated[Array, "N K"],
