@@ -279,20 +279,10 @@ NO_SCRIPT = (
 )
 
 
-def serve_every_reader(
+def tell_without_scripts(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """Name the folding controls of the side bar, and say what is missing without JavaScript."""
-    toctree = context["generate_toctree_html"]
-
-    def with_names(*args: Any, **kwargs: Any) -> Any:
-        return re.sub(
-            r"(<a [^>]*>)(.*?)(</a>\s*<details[^>]*>\s*<summary)>",
-            r'\1\2\3 aria-label="Pages of: \2">',
-            str(toctree(*args, **kwargs)),
-        )
-
-    context["generate_toctree_html"] = with_names
+    """Say what is missing without JavaScript."""
     if doctree is not None:
         context["body"] = NO_SCRIPT + context["body"]
 
@@ -304,11 +294,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-read", link_equations)
     app.connect("autodoc-process-signature", show_shapes)
     app.connect("html-page-context", keep_offline, priority=999)
-    app.config.templates_path.insert(0, str(Path(__file__).parent / "templates"))
     app.connect("doctree-read", name_rows)
     app.connect("doctree-resolved", keep_ids_unique)
     app.connect("autodoc-process-docstring", escape_letters, priority=400)  # before napoleon
-    app.connect("html-page-context", serve_every_reader, priority=999)
+    app.connect("html-page-context", tell_without_scripts, priority=999)
     app.add_node(HideCodeCellNode, override=True, html=(visit_hidden_cell, depart_HideCellInput))
     app.add_node(nodes.citation, override=True, html=(visit_citation, depart_citation))
     app.add_directive("equation-index", EquationIndex)
