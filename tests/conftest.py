@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import Agreement
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.rendered import ARGUMENTS, CHROMIUM, HTML, ROOT, jupyter_book
+from tests.support import Agreement, _load
 
 settings.register_profile(
     "rnnlib",
@@ -36,7 +37,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=_turn)
+    of_pages = {item.path for item in items if "built" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: _turn(item, of_pages))
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
 
@@ -46,12 +48,105 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
-def _turn(item: pytest.Item) -> int:
+def _turn(item: pytest.Item, of_pages: set[Path]) -> int:
     """The longest first: the build and the notebooks. The pages last, when the build they need is there."""
     if item.path.suffix == ".ipynb":
         return 1
-    browser = ("test_pages.py", "test_site.py", "test_audit.py", "test_sampler.py", "test_run.py")
-    return 0 if item.path.name == "test_book.py" else 3 if item.path.name in browser else 2
+    return 0 if item.path.name == "test_book.py" else 3 if item.path in of_pages else 2
+
+
+# --- the built pages --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, worker_id) -> Path:
+    """The folder of the built pages. The build is strict: any warning fails it.
+
+    Two modules ask for it, and their workers share one folder: the first to come builds, the other waits.
+    """
+    from filelock import FileLock
+
+    shared = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        shared = shared.parent  # of all workers of this run
+    outcome = shared / "build.txt"
+    with FileLock(shared / "build.lock"):
+        if not outcome.exists():
+            result = jupyter_book(ROOT)
+            lines = (result.stdout + result.stderr).splitlines()
+            told = [line for line in lines if re.search(r"WARNING|ERROR|Error", line)] or lines[-30:]
+            outcome.write_text("" if result.returncode == 0 else "\n".join(told), encoding="utf-8")
+    told = outcome.read_text(encoding="utf-8")
+    if told:
+        pytest.fail("the strict build failed:\n" + told, pytrace=False)
+    return HTML
+
+
+@pytest.fixture(scope="module")
+def pages(built) -> dict[Path, ElementTree.Element]:
+    """Every built page, parsed."""
+    import html5lib
+
+    parsed = {}
+    for path in built.rglob("*.html"):
+        if "_static" in path.parts:  # templates of the theme, not pages
+            continue
+        with path.open("rb") as stream:
+            parsed[path] = html5lib.parse(stream, namespaceHTMLElements=False)
+    return parsed
+
+
+@pytest.fixture(scope="module")
+def site(built):
+    """The address of the built book on a local port."""
+    measure_pages = _load(ROOT / "tools" / "measure_pages.py")
+    with measure_pages.served(built) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a network."""
+    if CHROMIUM is None:
+        message = "no Chromium on this machine: the pages cannot be looked at"
+        if os.environ.get("RNNLIB_REQUIRE_BROWSER"):
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens a page of its own context and collects every complaint of the browser."""
+    contexts = []
+
+    def open_(url, width=1280, theme="light", **options):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.complaints = []
+        page.on(
+            "console", lambda m: page.complaints.append(m.text) if m.type in {"error", "warning"} else None
+        )
+        page.on("pageerror", lambda e: page.complaints.append(str(e)))
+        page.on("requestfailed", lambda r: page.complaints.append(f"failed: {r.url}"))
+        page.on(
+            "response", lambda r: page.complaints.append(f"{r.status}: {r.url}") if r.status >= 400 else None
+        )
+        page.goto(url)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+
+
+# --- agreement ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from tests.conftest import ROOT
+from tests.rendered import typeset
 from tests.support import _load, book_sources
-from tests.test_book import built  # noqa: F401  (the fixture that builds)
-from tests.test_pages import browser, open_page, site, typeset  # noqa: F401
 
 pytestmark = pytest.mark.book
 
@@ -81,7 +80,7 @@ def audit(page):
 
 
 @pytest.mark.parametrize("docname", PAGES)
-def test_axe_finds_no_violation_of_wcag(site, open_page, docname):  # noqa: F811
+def test_axe_finds_no_violation_of_wcag(site, open_page, docname):
     page = open_page(f"{site}/{docname}.html")
     typeset(page)
     found = audit(page)
@@ -103,7 +102,7 @@ def test_axe_finds_no_violation_of_wcag(site, open_page, docname):  # noqa: F811
         ("<div style='height:2em;overflow:auto;width:9em'>" + "line<br>" * 9 + "</div>", "scrollable-region"),
     ],
 )
-def test_the_audit_sees_what_is_wrong(site, open_page, planted, rule):  # noqa: F811
+def test_the_audit_sees_what_is_wrong(site, open_page, planted, rule):
     page = open_page(f"{site}/book/index.html")
     page.evaluate("html => document.querySelector('article').insertAdjacentHTML('beforeend', html)", planted)
     found = audit(page)
@@ -113,7 +112,7 @@ def test_the_audit_sees_what_is_wrong(site, open_page, planted, rule):  # noqa: 
 # --- the keyboard and the screen reader -------------------------------------------------------
 
 
-def test_the_tab_key_reaches_every_control_of_a_page(site, open_page):  # noqa: F811
+def test_the_tab_key_reaches_every_control_of_a_page(site, open_page):
     """Round the page with the Tab key: each control that is there takes its turn, and shows it."""
     page = open_page(f"{site}/book/sheet/vanilla.html")
     typeset(page)
@@ -143,7 +142,7 @@ def test_the_tab_key_reaches_every_control_of_a_page(site, open_page):  # noqa: 
     assert not without_ring
 
 
-def test_what_scrolls_on_a_phone_is_moved_by_the_arrow_keys(site, open_page):  # noqa: F811
+def test_what_scrolls_on_a_phone_is_moved_by_the_arrow_keys(site, open_page):
     page = open_page(f"{site}/notebooks/01_vanilla_rnn.html", width=390)
     typeset(page)
     page.wait_for_timeout(500)
@@ -165,7 +164,7 @@ def test_what_scrolls_on_a_phone_is_moved_by_the_arrow_keys(site, open_page):  #
 
 
 @pytest.mark.parametrize("docname", ["notebooks/01_vanilla_rnn", "book/equation_index"])
-def test_a_screen_reader_is_told_every_equation(site, open_page, docname):  # noqa: F811
+def test_a_screen_reader_is_told_every_equation(site, open_page, docname):
     page = open_page(f"{site}/{docname}.html")
     typeset(page)
     silent = page.evaluate(
@@ -182,7 +181,7 @@ def test_a_screen_reader_is_told_every_equation(site, open_page, docname):  # no
 
 @pytest.mark.parametrize("docname", ["book/index", "notebooks/01_vanilla_rnn", "notebooks/05_lstm"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_page_can_be_read_without_javascript(site, open_page, docname, width):  # noqa: F811
+def test_a_page_can_be_read_without_javascript(site, open_page, docname, width):
     page = open_page(f"{site}/{docname}.html", width=width, java_script_enabled=False)
     assert page.locator(".no-script").is_visible()
     equation = page.locator(".math").first
@@ -218,7 +217,7 @@ def markup_errors(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("docname", PAGES)
-def test_the_html_is_valid(built, docname):  # noqa: F811
+def test_the_html_is_valid(built, docname):
     found = markup_errors((built / f"{docname}.html").read_text(encoding="utf-8"))
     assert not found, f"{docname}:\n" + "\n".join(found[:20])
 
@@ -239,7 +238,7 @@ def test_markup_errors_are_seen(wrong, told):
 
 
 @pytest.mark.parametrize("docname", PAGES)
-def test_a_page_is_light(site, browser, docname):  # noqa: F811
+def test_a_page_is_light(site, browser, docname):
     """All that a page loads by itself, as a server with gzip sends it and as it comes from a disk."""
     with browser.new_context() as context:  # of its own: an empty cache
         page = context.new_page()

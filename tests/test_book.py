@@ -3,70 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
-from xml.etree import ElementTree
 
-import html5lib
 import nbformat
 import pytest
-from filelock import FileLock
 
 from rnnlib import equations
 from tests.conftest import ROOT
+from tests.rendered import HTML, jupyter_book
 from tests.support import book_sources
 
 pytestmark = pytest.mark.book
 
-HTML = ROOT / "_build" / "html"
 PAGES = book_sources.toc_documents(ROOT)
-BIN = Path(sys.executable).parent
-
-
-def jupyter_book(source: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [BIN / "jupyter-book", "build", source, "-W", "-n", "--keep-going", *options]
-    # The coverage of the tests must not leak into the notebooks' kernels.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("COV_", "COVERAGE"))}
-    return subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, timeout=1500)
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory, worker_id) -> Path:
-    """The folder of the built pages. The build is strict: any warning fails it.
-
-    Two modules ask for it, and their workers share one folder: the first to come builds, the other waits.
-    """
-    shared = tmp_path_factory.getbasetemp()
-    if worker_id != "master":
-        shared = shared.parent  # of all workers of this run
-    outcome = shared / "build.txt"
-    with FileLock(shared / "build.lock"):
-        if not outcome.exists():
-            result = jupyter_book(ROOT)
-            lines = (result.stdout + result.stderr).splitlines()
-            told = [line for line in lines if re.search(r"WARNING|ERROR|Error", line)] or lines[-30:]
-            outcome.write_text("" if result.returncode == 0 else "\n".join(told), encoding="utf-8")
-    told = outcome.read_text(encoding="utf-8")
-    if told:
-        pytest.fail("the strict build failed:\n" + told, pytrace=False)
-    return HTML
-
-
-@pytest.fixture(scope="module")
-def pages(built) -> dict[Path, ElementTree.Element]:
-    """Every built page, parsed."""
-    parsed = {}
-    for path in built.rglob("*.html"):
-        if "_static" in path.parts:  # templates of the theme, not pages
-            continue
-        with path.open("rb") as stream:
-            parsed[path] = html5lib.parse(stream, namespaceHTMLElements=False)
-    return parsed
 
 
 @pytest.mark.parametrize("docname", PAGES)

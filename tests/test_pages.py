@@ -2,104 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
-import os
-import shutil
-import threading
-
 import pytest
 
 from tests.conftest import ROOT
+from tests.rendered import HTML, typeset
 from tests.support import book_sources
-from tests.test_book import HTML, built  # noqa: F401  (the fixture that builds)
 
 pytestmark = pytest.mark.book
 
 PAGES = book_sources.toc_documents(ROOT)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves the pages and says nothing."""
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture(scope="module")
-def site(built):  # noqa: F811
-    """The address of the built book on a local port."""
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(QuietHandler, directory=str(built))
-    )
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        message = "no Chromium on this machine: the pages cannot be looked at"
-        if os.environ.get("RNNLIB_REQUIRE_BROWSER"):
-            pytest.fail(message)
-        pytest.skip(message)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(browser):
-    """Opens a page of its own context and collects every complaint of the browser."""
-    contexts = []
-
-    def open_(url, width=1280, theme="light", **options):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.complaints = []
-        page.on(
-            "console", lambda m: page.complaints.append(m.text) if m.type in {"error", "warning"} else None
-        )
-        page.on("pageerror", lambda e: page.complaints.append(str(e)))
-        page.on("requestfailed", lambda r: page.complaints.append(f"failed: {r.url}"))
-        page.on(
-            "response", lambda r: page.complaints.append(f"{r.status}: {r.url}") if r.status >= 400 else None
-        )
-        page.goto(url)
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-
-
-def typeset(page):
-    """Wait for MathJax; the number of equations in the source, typeset, and in error."""
-    page.wait_for_function("window.MathJax === undefined || (MathJax.startup && MathJax.startup.promise)")
-    page.evaluate("window.MathJax ? MathJax.startup.promise.then(() => true) : true")
-    return page.evaluate(
-        """() => ['.math', '.math mjx-container', 'mjx-merror, [data-mjx-error]']
-               .map(s => document.querySelectorAll(s).length)"""
-    )
 
 
 @pytest.mark.parametrize("docname", PAGES)
@@ -114,7 +25,7 @@ def test_a_page_reads_well_without_a_network(site, open_page, docname, width, th
     assert overflow <= 0, f"{docname}: {overflow} pixels wider than a screen of {width}"
 
 
-def test_a_page_reads_well_from_a_file(built, open_page):  # noqa: F811
+def test_a_page_reads_well_from_a_file(built, open_page):
     page = open_page((HTML / "notebooks" / "01_vanilla_rnn.html").as_uri(), offline=True)
     source, done, wrong = typeset(page)
     assert done >= source > 0

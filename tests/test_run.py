@@ -14,9 +14,8 @@ import yaml
 from pypdf import PdfReader
 
 from tests.conftest import ROOT
+from tests.rendered import CHROMIUM, jupyter_book
 from tests.support import book_sources
-from tests.test_book import built, jupyter_book  # noqa: F401  (the fixture that builds)
-from tests.test_pages import CHROMIUM, browser, open_page, site  # noqa: F401
 
 pytestmark = pytest.mark.book
 
@@ -24,7 +23,7 @@ NOTEBOOKS = [name for name in book_sources.toc_documents(ROOT) if (ROOT / f"{nam
 
 
 @pytest.mark.parametrize("docname", NOTEBOOKS)
-def test_the_notebook_of_a_chapter_can_be_downloaded_from_its_page(site, open_page, docname):  # noqa: F811
+def test_the_notebook_of_a_chapter_can_be_downloaded_from_its_page(site, open_page, docname):
     page = open_page(f"{site}/{docname}.html")
     page.locator(".dropdown-download-buttons .dropdown-toggle").click()
     link = page.locator("a[href$='.ipynb']:visible")
@@ -35,7 +34,7 @@ def test_the_notebook_of_a_chapter_can_be_downloaded_from_its_page(site, open_pa
     assert [cell.source for cell in notebook.cells] == [cell.source for cell in own.cells]
 
 
-def test_a_downloaded_notebook_runs_alone(built, tmp_path):  # noqa: F811
+def test_a_downloaded_notebook_runs_alone(built, tmp_path):
     """In an empty folder, with the package installed and nothing of the repository beside it."""
     name = "01_vanilla_rnn.ipynb"
     shutil.copy(built / "_sources" / "notebooks" / name, tmp_path)
@@ -104,7 +103,7 @@ def test_one_setting_gives_every_chapter_its_launch_buttons(small):
     assert "fa-rocket" in page
 
 
-def test_without_the_setting_there_are_none(built):  # noqa: F811
+def test_without_the_setting_there_are_none(built):
     page = (built / "notebooks" / "01_vanilla_rnn.html").read_text(encoding="utf-8")
     assert "fa-rocket" not in page
 

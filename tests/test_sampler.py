@@ -11,9 +11,8 @@ from axe_playwright_python.sync_playwright import Axe
 
 from rnnlib import datasets
 from tests.conftest import ROOT
+from tests.rendered import HTML
 from tests.support import _load
-from tests.test_book import HTML, built  # noqa: F401
-from tests.test_pages import browser, open_page, site  # noqa: F401
 
 character_sampler = _load(ROOT / "book" / "_ext" / "character_sampler.py")
 page_sampler = _load(ROOT / "experiments" / "page_sampler.py")
@@ -96,7 +95,7 @@ class TestTheMathematics:
     """The scripts against the equations of rnnlib."""
 
     @pytest.mark.parametrize("prompt", PROMPTS)
-    def test_states_and_probabilities_are_those_of_rnnlib(self, site, open_page, prompt):  # noqa: F811
+    def test_states_and_probabilities_are_those_of_rnnlib(self, site, open_page, prompt):
         page = open_page(f"{site}/{PAGE}")
         steps = page.evaluate(
             """prompt => characterSampler.read(prompt).map(({h}) => ({h: [...h], p: [
@@ -113,7 +112,7 @@ class TestTheMathematics:
             ):
                 assert np.abs(np.array(p) - MODEL.probabilities(h_t, temperature, top)).max() < 1e-12
 
-    def test_the_generator_is_mulberry32(self, site, open_page):  # noqa: F811
+    def test_the_generator_is_mulberry32(self, site, open_page):
         page = open_page(f"{site}/{PAGE}")
         for seed in (0, 1, 2026, 2**31, 2**32 - 1):
             numbers = page.evaluate(
@@ -127,7 +126,7 @@ class TestTheMathematics:
             assert max(numbers) < 1
             assert np.mean(numbers) == pytest.approx(0.5, abs=0.05)
 
-    def test_a_number_picks_the_first_character_whose_sum_exceeds_it(self, site, open_page):  # noqa: F811
+    def test_a_number_picks_the_first_character_whose_sum_exceeds_it(self, site, open_page):
         page = open_page(f"{site}/{PAGE}")
         drawn = page.evaluate(
             """[0, 0.2499, 0.25, 0.7499, 0.75, 0.9999]
@@ -148,8 +147,8 @@ class TestTheMathematics:
     )
     def test_the_same_seed_writes_what_rnnlib_writes(
         self,
-        site,  # noqa: F811
-        open_page,  # noqa: F811
+        site,
+        open_page,
         prompt,
         seed,
         temperature,
@@ -174,7 +173,7 @@ def bars(page):
 
 @pytest.mark.book
 class TestTheReader:
-    def test_steps_and_writes_by_keyboard_alone(self, site, open_page):  # noqa: F811
+    def test_steps_and_writes_by_keyboard_alone(self, site, open_page):
         page = open_page(f"{site}/{PAGE}")
         page.locator("[name=prompt]").focus()
         names = ["prompt"]
@@ -198,7 +197,7 @@ class TestTheReader:
             assert f"u = {next(random):.4f}" in page.locator(".sampler-message").inner_text()
         assert text == PROMPT + MODEL.write(PROMPT, 3, SEED, TEMPERATURE)
 
-    def test_writes_one_after_another_until_stopped(self, site, open_page):  # noqa: F811
+    def test_writes_one_after_another_until_stopped(self, site, open_page):
         page = open_page(f"{site}/{PAGE}")
         write, ink = page.locator("[name=write]"), page.locator(".sampler-ink")
         write.click()
@@ -217,7 +216,7 @@ class TestTheReader:
         page.locator("[name=again]").click()
         assert ink.text_content() == PROMPT
 
-    def test_a_full_sheet_says_so(self, site, open_page):  # noqa: F811
+    def test_a_full_sheet_says_so(self, site, open_page):
         page = open_page(f"{site}/{PAGE}", reduced_motion="reduce")
         for _ in range(4):
             page.locator("[name=write]").click()
@@ -227,7 +226,7 @@ class TestTheReader:
             assert len(page.locator(".sampler-ink").text_content()) == length
             assert "full" in page.locator(".sampler-message").inner_text()
 
-    def test_is_told_of_characters_that_the_network_does_not_know(self, site, open_page):  # noqa: F811
+    def test_is_told_of_characters_that_the_network_does_not_know(self, site, open_page):
         page = open_page(f"{site}/{PAGE}")
         page.locator("[name=prompt]").fill("Caf\u00e9 \U0001f600 0 e\u00e9")
         told = page.locator(".sampler-message").inner_text()
@@ -239,7 +238,7 @@ class TestTheReader:
         assert page.locator(".sampler-message").inner_text() == ""
         assert page.complaints == []
 
-    def test_looks_at_a_unit_by_key_and_by_mouse(self, site, open_page):  # noqa: F811
+    def test_looks_at_a_unit_by_key_and_by_mouse(self, site, open_page):
         page = open_page(f"{site}/{PAGE}")
         h_t = MODEL.read(PROMPT)[-1][0]
         unit = page.locator("[name=unit]")
@@ -267,7 +266,7 @@ class TestTheReader:
         shows(40)
 
     @pytest.mark.parametrize("theme", ["light", "dark"])
-    def test_on_a_phone(self, site, open_page, theme):  # noqa: F811
+    def test_on_a_phone(self, site, open_page, theme):
         page = open_page(f"{site}/{PAGE}", width=390, theme=theme, reduced_motion="reduce")
         page.locator("[name=prompt]").fill("W" * 400)
         page.locator("[name=write]").click()
@@ -285,13 +284,13 @@ class TestTheReader:
         assert found.response["violations"] == []
         assert found.response["passes"] != []
 
-    def test_from_a_file_without_a_network(self, built, open_page):  # noqa: F811
+    def test_from_a_file_without_a_network(self, built, open_page):
         page = open_page((HTML / PAGE).as_uri(), offline=True)
         page.locator("[name=step]").click()
         assert len(page.locator(".sampler-ink").text_content()) == len(PROMPT) + 1
         assert page.complaints == []
 
-    def test_without_scripts_and_on_paper_there_is_a_still_image(self, site, open_page):  # noqa: F811
+    def test_without_scripts_and_on_paper_there_is_a_still_image(self, site, open_page):
         expected = PROMPT + MODEL.write(PROMPT, character_sampler.LENGTH, SEED, TEMPERATURE)
 
         def stands_still(page):
@@ -313,7 +312,7 @@ class TestTheReader:
 
 
 @pytest.mark.book
-def test_only_pages_that_have_it_load_it(built):  # noqa: F811
+def test_only_pages_that_have_it_load_it(built):
     for path in built.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         loaded = [

@@ -13,9 +13,8 @@ import pytest
 
 from rnnlib import dynamics, equations
 from tests.conftest import ROOT
+from tests.rendered import HTML, typeset
 from tests.support import book_sources
-from tests.test_book import HTML, built, pages  # noqa: F401  (fixtures)
-from tests.test_pages import browser, open_page, site, typeset  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.book
 
@@ -25,7 +24,7 @@ CHAPTER = "notebooks/05_lstm"
 
 
 @pytest.fixture(params=["on a server, wide", "in a folder, on a phone"])
-def reader(request, site, open_page):  # noqa: F811
+def reader(request, site, open_page):
     """Opens a page in two ways that differ in all: address, width of the screen, theme."""
     address, width, theme = (
         (site, 1280, "light") if "server" in request.param else (HTML.as_uri(), 390, "dark")
@@ -154,7 +153,7 @@ class TestPreviews:
             ("notebooks/07_gradients", 1280),
         ],
     )
-    def test_everything_it_shows_lies_within_the_window(self, site, open_page, docname, width):  # noqa: F811
+    def test_everything_it_shows_lies_within_the_window(self, site, open_page, docname, width):
         page = open_page(f"{site}/{docname}.html", width=width)
         typeset(page)
         page.keyboard.press("Tab")
@@ -176,7 +175,7 @@ class TestPreviews:
             seen += 1
         assert seen >= 15
 
-    def test_every_reference_to_an_equation_or_a_word_has_one(self, pages):  # noqa: F811
+    def test_every_reference_to_an_equation_or_a_word_has_one(self, pages):
         counted = 0
         for path, page in pages.items():
             main = page.find(".//main")
@@ -190,14 +189,14 @@ class TestPreviews:
                     counted += 1
         assert counted > 300
 
-    def test_a_preview_holds_no_link_that_the_keyboard_could_not_reach(self, pages):  # noqa: F811
+    def test_a_preview_holds_no_link_that_the_keyboard_could_not_reach(self, pages):
         for path, page in pages.items():
             for template in page.iter("template"):
                 assert not links(template), path
                 assert not any(e.get("id") for e in template.iter()), path
 
 
-def test_the_chapters_lead_to_the_glossary_once_for_each_word(pages):  # noqa: F811
+def test_the_chapters_lead_to_the_glossary_once_for_each_word(pages):
     for docname in NOTEBOOKS:
         main = pages[HTML / f"{docname}.html"].find(".//main")
         words = [link.partition("#")[2] for link in links(main) if "glossary.html#term-" in link]
@@ -208,7 +207,7 @@ def test_the_chapters_lead_to_the_glossary_once_for_each_word(pages):  # noqa: F
 # --- back-links -------------------------------------------------------------------------------
 
 
-def test_an_equation_names_the_pages_that_use_it(pages):  # noqa: F811
+def test_an_equation_names_the_pages_that_use_it(pages):
     lists = {
         "book/api",
         "book/equation_index",
@@ -242,7 +241,7 @@ def test_an_equation_names_the_pages_that_use_it(pages):  # noqa: F811
     assert checked >= 20
 
 
-def test_a_function_of_the_package_names_its_equations_and_their_chapters(pages):  # noqa: F811
+def test_a_function_of_the_package_names_its_equations_and_their_chapters(pages):
     api = pages[HTML / "book" / "api.html"]
     entries = {dl.find("dt").get("id"): dl for dl in api.iter("dl") if dl.find("dt") is not None}
     for label, entry in equations.index().items():
@@ -264,7 +263,7 @@ def needs(docname: str) -> list[str]:
     return [f"notebooks/{name}" for name in re.findall(r"(\w+)\.ipynb", sentence)]
 
 
-def test_the_map_lists_every_chapter_with_what_it_needs(pages):  # noqa: F811
+def test_the_map_lists_every_chapter_with_what_it_needs(pages):
     page = pages[HTML / "book" / "map.html"]
     (picture,) = elements(page, "book-map")
     assert links(picture) == [f"../{docname}.html" for docname in NOTEBOOKS]
@@ -273,7 +272,7 @@ def test_the_map_lists_every_chapter_with_what_it_needs(pages):  # noqa: F811
     assert sum(map(len, items)) > len(items)
 
 
-def test_the_arrows_of_the_map_are_those_from_which_all_needs_follow(pages):  # noqa: F811
+def test_the_arrows_of_the_map_are_those_from_which_all_needs_follow(pages):
     (picture,) = elements(pages[HTML / "book" / "map.html"], "book-map")
     below, above = {}, {}
     for link in picture.iter(SVG + "a"):
@@ -312,7 +311,7 @@ def test_a_box_of_the_map_leads_to_its_chapter_by_mouse_and_by_keyboard(reader):
     page.wait_for_url("**/03_unrolling.html")
 
 
-def test_the_index_lists_the_words_of_the_glossary_and_the_equations(pages):  # noqa: F811
+def test_the_index_lists_the_words_of_the_glossary_and_the_equations(pages):
     index = pages[HTML / "genindex.html"]
     targets = {link.rpartition("/")[2].partition("#")[2] for link in links(index)}
     assert {f"equation-{label}" for label in equations.index()} <= targets
@@ -325,7 +324,7 @@ def test_the_index_lists_the_words_of_the_glossary_and_the_equations(pages):  # 
     assert not [head for head in heads if head != "中文" and "CJK" in unicodedata.name(head[0])]
 
 
-def test_search_knows_the_entries_of_all_pages_however_many_were_written_last(built):  # noqa: F811
+def test_search_knows_the_entries_of_all_pages_however_many_were_written_last(built):
     index = (built / "searchindex.js").read_text(encoding="utf-8")
     entries = index.partition('"indexentries": {')[2].partition("}")[0]
     for entry in ("w_hh", "bptt", "hidden state", "unroll() (in module rnnlib.unroll)"):
@@ -350,7 +349,7 @@ def test_search_leads_to_the_right_page_at_once(reader, query, pages_wanted):
     assert found & pages_wanted, hits
 
 
-def test_the_folds_and_buttons_beside_the_text_have_the_names_that_are_seen(pages):  # noqa: F811
+def test_the_folds_and_buttons_beside_the_text_have_the_names_that_are_seen(pages):
     page = pages[HTML / "book" / "index.html"]
     folds = [e for e in page.iter("summary") if e.find("span") is not None and not text_of(e)]
     assert [e.get("aria-label") for e in folds] == ["Pages of The equation sheet"]
@@ -362,7 +361,7 @@ def test_the_folds_and_buttons_beside_the_text_have_the_names_that_are_seen(page
 # --- the look ---------------------------------------------------------------------------------
 
 
-def test_every_chapter_opens_with_a_box_of_aims_time_and_needs(pages):  # noqa: F811
+def test_every_chapter_opens_with_a_box_of_aims_time_and_needs(pages):
     for docname in NOTEBOOKS:
         (box,) = elements(pages[HTML / f"{docname}.html"], "chapter-opener")
         text = text_of(box)
@@ -382,7 +381,7 @@ class TestTheCover:
 
         return cover
 
-    def test_is_the_same_in_every_build(self, built, cover):  # noqa: F811
+    def test_is_the_same_in_every_build(self, built, cover):
         assert cover.cover() in (built / "book" / "index.html").read_text(encoding="utf-8")
 
     def test_all_its_orbits_end_on_one_closed_curve(self, cover):
@@ -392,7 +391,7 @@ class TestTheCover:
             last = dynamics.orbit(first, W_hh, b_h, 1000)[-1]  # (B, 2)
             assert np.linalg.norm(last[:, None] - curve[None], axis=-1).min(axis=1).max() < 0.02
 
-    def test_follows_the_theme_and_is_described(self, site, open_page):  # noqa: F811
+    def test_follows_the_theme_and_is_described(self, site, open_page):
         inks = set()
         for theme in ("light", "dark"):
             picture = open_page(f"{site}/book/index.html", theme=theme).locator("svg.cover")
@@ -403,14 +402,14 @@ class TestTheCover:
 
 @pytest.mark.parametrize("docname", ["book/index", "book/map", "genindex", CHAPTER])
 @pytest.mark.parametrize(("width", "theme"), [(390, "light"), (768, "dark"), (1920, "light")])
-def test_no_page_is_wider_than_its_screen(site, open_page, docname, width, theme):  # noqa: F811
+def test_no_page_is_wider_than_its_screen(site, open_page, docname, width, theme):
     page = open_page(f"{site}/{docname}.html", width=width, theme=theme)
     typeset(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.complaints == []
 
 
-def test_on_a_phone_a_wide_figure_scrolls_within_itself_and_says_so(site, open_page):  # noqa: F811
+def test_on_a_phone_a_wide_figure_scrolls_within_itself_and_says_so(site, open_page):
     page = open_page(f"{site}/notebooks/01_vanilla_rnn.html", width=390)
     figure = page.locator(".text_html:has(> .rnnlib-figure)").first
     hint, inner, outer = figure.evaluate(
@@ -420,7 +419,7 @@ def test_on_a_phone_a_wide_figure_scrolls_within_itself_and_says_so(site, open_p
     assert "sideways" in hint
 
 
-def test_on_paper_nothing_is_left_that_only_works_on_a_screen(site, open_page):  # noqa: F811
+def test_on_paper_nothing_is_left_that_only_works_on_a_screen(site, open_page):
     page = open_page(f"{site}/{CHAPTER}.html")
     page.keyboard.press("Tab")
     page.locator("a.has-preview").first.focus()

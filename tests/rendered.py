@@ -1,0 +1,44 @@
+"""What the tests of the book's pages share: how it is built, and how a browser shows it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+HTML = ROOT / "_build" / "html"
+BIN = Path(sys.executable).parent
+
+
+def jupyter_book(source: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Build a book strictly: any warning fails it."""
+    command = [BIN / "jupyter-book", "build", source, "-W", "-n", "--keep-going", *options]
+    # The coverage of the tests must not leak into the notebooks' kernels.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("COV_", "COVERAGE"))}
+    return subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, timeout=1500)
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+
+
+def typeset(page):
+    """Wait for MathJax; the number of equations in the source, typeset, and in error."""
+    page.wait_for_function("window.MathJax === undefined || (MathJax.startup && MathJax.startup.promise)")
+    page.evaluate("window.MathJax ? MathJax.startup.promise.then(() => true) : true")
+    return page.evaluate(
+        """() => ['.math', '.math mjx-container', 'mjx-merror, [data-mjx-error]']
+               .map(s => document.querySelectorAll(s).length)"""
+    )
