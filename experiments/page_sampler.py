@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 import rnnlib
-from rnnlib import convert, datasets, gru, losses, nn, optim, train
+from rnnlib import convert, datasets, gru, language, losses, nn, optim, train
 
 OUTPUT = Path(__file__).resolve().parents[1] / "book" / "assets" / "sampler" / "weights.js"
 SETTINGS = {"hidden_size": 192, "B": 64, "T": 96, "rate": 5e-3, "clip_norm": 1.0, "seed": 0}
@@ -122,9 +122,9 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     train.seed(SETTINGS["seed"])
     text = datasets.shakespeare()
-    alphabet = "".join(sorted(set(text.train)))
+    alphabet = language.Alphabet.of(text.train)
     codes = {
-        part: torch.tensor([alphabet.index(c) for c in getattr(text, part)], device=options.device)
+        part: torch.from_numpy(alphabet.encode(getattr(text, part))).to(options.device)
         for part in text._fields
     }
     model = CharacterModel(len(alphabet), SETTINGS["hidden_size"]).to(options.device)
@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "rnnlib": rnnlib.__version__,
             },
         },
-        "alphabet": alphabet,
+        "alphabet": alphabet.characters,
         "parameters": exported,
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from rnnlib import gru, losses, vanilla
+from rnnlib import gru, language, vanilla
 
 HERE = Path(__file__).parent
 WEIGHTS = HERE.parent / "assets" / "sampler" / "weights.js"
@@ -67,11 +67,9 @@ class Model:
 
     def probabilities(self, h_t: np.ndarray, temperature: float, top: int | None = None) -> np.ndarray:
         """The distribution (K,) of the next character, over the likeliest ``top`` alone if given."""
-        a = vanilla.output(h_t, self.parameters["W_hy"], self.parameters["b_y"]) / temperature  # (1, K)
-        kept = np.argsort(-a[0], kind="stable")[:top]
-        p = np.zeros(a.shape[1])
-        p[kept] = losses.softmax(a[:, kept])[0]
-        return p
+        a = vanilla.output(h_t, self.parameters["W_hy"], self.parameters["b_y"])  # (1, K)
+        p = language.temperature_softmax(a, temperature)
+        return (p if top is None else language.top_k(p, top))[0]
 
     def write(self, prompt: str, length: int, seed: int, temperature: float, top: int | None = None) -> str:
         """What the network writes after the prompt."""
