@@ -219,10 +219,13 @@ def show_shapes(
 def keep_offline(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """Drop the scripts and styles of sphinx-thebe, which come from other hosts."""
+    """Drop what comes from other hosts (sphinx-thebe), and the cards' style and script where no card is."""
+    cards = "sd-" in context.get("body", "")
 
     def ours(entry: Any) -> bool:
         text = str(getattr(entry, "filename", entry) or "") + str(getattr(entry, "attributes", ""))
+        if not cards and re.search(r"sphinx-design|design-tabs", text):
+            return False
         return "thebe" not in text.lower() and re.search(r"https?://", text) is None
 
     for key in ("script_files", "css_files"):
