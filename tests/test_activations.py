@@ -117,12 +117,14 @@ def test_saturated_arguments_reach_the_limits_without_a_warning(name, dtype):
     limits = {"tanh": [-1, 1, -1, 1], "logistic": [0, 1, 0, 1], "relu": [0, 1e4, 0, math.inf]}[name]
     slopes = [0, 1] if name == "relu" else [0, 0]
     a = np.array([[-1e4, 1e4, -math.inf, math.inf]], dtype=dtype)
+    # On some processors NumPy's tanh of half precision stops at 0.9985: https://github.com/numpy/numpy/issues/30821
+    near = 4 * np.finfo(dtype).eps if (name, dtype) == ("tanh", np.float16) else 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for x in (a, torch.tensor(a)):
             value, slope = VALUE[name](x), DERIVATIVE[name](x[:, :2])
-            np.testing.assert_array_equal(to_numpy(value), np.array([limits], dtype))
-            np.testing.assert_array_equal(to_numpy(slope), np.array([slopes], dtype))
+            np.testing.assert_allclose(to_numpy(value), np.array([limits], dtype), rtol=0, atol=near)
+            np.testing.assert_allclose(to_numpy(slope), np.array([slopes], dtype), rtol=0, atol=near)
             assert value.dtype == slope.dtype == x.dtype
 
 

@@ -708,7 +708,7 @@ def test_saturated_gates_give_finite_numbers_and_no_warning(cell_type, framework
         assert np.array_equal(C_t[:, 1::2], C_prev[:, 1::2])
     elif cell_type is CoupledLSTMCell:
         assert np.array_equal(C_t[:, ::2], C_prev[:, ::2])
-        # NumPy's tanh is exact to 4 units in the last place, where it has vector code for half precision.
+        # On some processors NumPy's tanh of half precision stops at 0.9985: https://github.com/numpy/numpy/issues/30821
         np.testing.assert_allclose(C_t[:, 1::2], -np.ones((3, 2)), rtol=4 * np.finfo(dtype).eps)
     else:
         assert not C_t[:, 1::2].any()
