@@ -3,7 +3,7 @@ r"""Floor 5: parameters to and from the layouts of torch.nn, Keras 3 and ONNX.
 The libraries compute the same functions and lay their parameters out differently:
 
 =====================  ====================  ============================  =======================
-\                      torch.nn              Keras 3                       ONNX
+what                   torch.nn              Keras 3                       ONNX
 =====================  ====================  ============================  =======================
 gates of an LSTM       i, f, C̃, o            i, f, C̃, o                    i, o, f, C̃
 gates of a GRU         r, z, h̃               z, r, h̃                       z, r, h̃
