@@ -14,15 +14,17 @@ PAGES = book_sources.toc_documents(ROOT)
 
 
 @pytest.mark.parametrize("docname", PAGES)
-@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
-def test_a_page_reads_well_without_a_network(site, open_page, docname, width, theme):
-    page = open_page(f"{site}/{docname}.html", width=width, theme=theme)
+@pytest.mark.parametrize(("widths", "theme"), [((1280, 1920), "light"), ((390, 768), "dark")])
+def test_a_page_reads_well_without_a_network(site, open_page, docname, widths, theme):
+    page = open_page(f"{site}/{docname}.html", width=widths[0], theme=theme)
     source, done, wrong = typeset(page)
     assert done >= source, f"{docname}: {source - done} of {source} equations are not typeset"
     assert wrong == 0, f"{docname}: {wrong} equations have errors"
     assert page.complaints == []
-    overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-    assert overflow <= 0, f"{docname}: {overflow} pixels wider than a screen of {width}"
+    for width in widths:
+        page.set_viewport_size({"width": width, "height": 900})
+        overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert overflow <= 0, f"{docname}: {overflow} pixels wider than a screen of {width}"
 
 
 def test_a_page_reads_well_from_a_file(built, open_page):

@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 from tests.rendered import HTML
 from tests.support import _load
 
+_load(ROOT / "book" / "_ext" / "hands_on.py")
 character_sampler = _load(ROOT / "book" / "_ext" / "character_sampler.py")
 page_sampler = _load(ROOT / "experiments" / "page_sampler.py")
 RECORD, MODEL = character_sampler.load()
@@ -295,7 +296,7 @@ class TestTheReader:
 
         def stands_still(page):
             assert not page.locator(".character-sampler form").is_visible()
-            picture = page.locator(".sampler-still svg")
+            picture = page.locator(".hands-on-still svg")
             assert picture.is_visible()
             assert "MACBETH" in picture.get_attribute("aria-label")
             assert page.locator(".sampler-sample").inner_text() == expected
@@ -306,16 +307,6 @@ class TestTheReader:
         stands_still(open_page(f"{site}/{PAGE}", width=390, java_script_enabled=False))
         page = open_page(f"{site}/{PAGE}")
         assert page.locator(".character-sampler form").is_visible()
-        assert not page.locator(".sampler-still").is_visible()
+        assert not page.locator(".hands-on-still").is_visible()
         page.emulate_media(media="print")
         stands_still(page)
-
-
-@pytest.mark.book
-def test_only_pages_that_have_it_load_it(built):
-    for path in built.rglob("*.html"):
-        text = path.read_text(encoding="utf-8")
-        loaded = [
-            name in text for name in ("sampler/weights.js", "sampler/sampler.js", "sampler/sampler.css")
-        ]
-        assert loaded == ['class="character-sampler"' in text] * 3, path

@@ -400,15 +400,6 @@ class TestTheCover:
         assert inks == {"rgb(0, 114, 178)", "rgb(92, 179, 230)"}
 
 
-@pytest.mark.parametrize("docname", ["book/index", "book/map", "genindex", CHAPTER])
-@pytest.mark.parametrize(("width", "theme"), [(390, "light"), (768, "dark"), (1920, "light")])
-def test_no_page_is_wider_than_its_screen(site, open_page, docname, width, theme):
-    page = open_page(f"{site}/{docname}.html", width=width, theme=theme)
-    typeset(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.complaints == []
-
-
 def test_on_a_phone_a_wide_figure_scrolls_within_itself_and_says_so(site, open_page):
     page = open_page(f"{site}/notebooks/01_vanilla_rnn.html", width=390)
     figure = page.locator(".text_html:has(> .rnnlib-figure)").first

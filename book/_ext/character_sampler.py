@@ -10,9 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import json
-import string
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +18,10 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+import hands_on
 from rnnlib import gru, language, vanilla
 
-HERE = Path(__file__).parent
-WEIGHTS = HERE.parent / "assets" / "sampler" / "weights.js"
-TEMPLATE = HERE / "character_sampler.html"
+WEIGHTS = hands_on.ASSETS / "sampler" / "weights.js"
 PROMPT, TEMPERATURE, SEED, LENGTH = "MACBETH.\n", 0.6, 1, 300
 UNIT = 175
 """What the reader finds set. The unit knows how far the line has gone; a test looks for it."""
@@ -144,33 +141,23 @@ class CharacterSampler(SphinxDirective):
     """The model, and what stands for it on paper."""
 
     def run(self) -> list[nodes.Node]:
-        for path in (WEIGHTS, TEMPLATE):
-            self.env.note_dependency(str(path))
-        self.env.metadata[self.env.docname]["character-sampler"] = True
         record, model = load()
-        page = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-            picture=picture(model),
-            prompt=html.escape(PROMPT),
-            sample=html.escape(model.write(PROMPT, LENGTH, SEED, TEMPERATURE)),
-            temperature=f"{TEMPERATURE:.2f}",
-            seed=SEED,
-            characters=len(model.alphabet),
-            units=model.units,
-            unit=UNIT,
-            about=about(record),
-        )
-        return [nodes.raw("", page, format="html")]
-
-
-def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """The scripts and the style, on the pages that hold the directive alone."""
-    if "character-sampler" in (context.get("meta") or {}):
-        app.add_css_file("sampler/sampler.css")
-        for name in ("weights.js", "sampler.js"):
-            app.add_js_file(f"sampler/{name}", loading_method="defer")
+        values = {
+            "picture": picture(model),
+            "prompt": html.escape(PROMPT),
+            "sample": html.escape(model.write(PROMPT, LENGTH, SEED, TEMPERATURE)),
+            "temperature": f"{TEMPERATURE:.2f}",
+            "seed": SEED,
+            "characters": len(model.alphabet),
+            "units": model.units,
+            "unit": UNIT,
+            "about": about(record),
+        }
+        assets = [f"sampler/{name}" for name in ("sampler.css", "weights.js", "sampler.js")]
+        return hands_on.place(self, "character_sampler.html", assets, values)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.setup_extension("hands_on")
     app.add_directive("character-sampler", CharacterSampler)
-    app.connect("html-page-context", add_scripts)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

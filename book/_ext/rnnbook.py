@@ -5,7 +5,8 @@
 - Under every labelled equation stands the function that computes it, one click away.
 - ``{equation-index}`` lists the registry: equation, function, source, tests.
 - ``{agreement-table}`` shows how closely each function agrees with its references.
-- ``{character-sampler}`` places a character model that writes in the page (character_sampler.py).
+- ``{character-sampler}`` places a character model that writes in the page (character_sampler.py),
+  ``{one-unit}`` and ``{memory-cell}`` machines to turn (workbench.py).
 - The API pages show the declared shapes as the signature.
 - No page asks another host for a script or a style.
 - What the theme gets wrong for readers with a screen reader, a keyboard or no JavaScript is mended.
@@ -306,4 +307,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("equation-index", EquationIndex)
     app.add_directive("agreement-table", AgreementTable)
     app.setup_extension("character_sampler")
+    app.setup_extension("workbench")
     return {"version": "1", "env_version": 2, "parallel_read_safe": True, "parallel_write_safe": True}

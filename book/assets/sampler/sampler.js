@@ -213,7 +213,7 @@
       bars.append(element("li", "", element("span", "sampler-name"),
         element("span", "sampler-length", element("span", "")), element("span", "sampler-share")));
     for (let j = 0; j < H; j++) cells.append(element("span", ""));
-    root.classList.add("sampler-lives");
+    root.classList.add("hands-on-lives");
     form.hidden = false;
     start();
   }
