@@ -71,13 +71,26 @@ def find_problem(label: str, answer: Callable[..., Any], seed: int = 0) -> str |
         for name in order:
             if not np.array_equal(given[name], arguments[name]):
                 return f"It changed its argument {name} in place; work on a copy."
-        problem = _compare(result, expected, reference.result_shapes)
+        problem = difference(result, expected, reference.result_shapes)
         if problem is not None:
             return f"With {described}: {problem}"
     return None
 
 
-def _compare(result: Any, expected: Any, shapes: tuple[str | None, ...]) -> str | None:
+def difference(
+    result: Any, expected: Any, shapes: tuple[str | None, ...], tolerance: float = TOLERANCE
+) -> str | None:
+    """How an answer differs from the right one, in a sentence that holds no right number.
+
+    Args:
+        result: an answer, of any type.
+        expected: the right array, or a tuple of them.
+        shapes: the declared shape of each array, for example ``"B H"``, or None.
+        tolerance: the relative and the absolute error that is allowed.
+
+    Returns:
+        The sentence, or None if they agree.
+    """
     if isinstance(expected, tuple):
         if not isinstance(result, tuple | list) or len(result) != len(expected):
             came = (
@@ -85,7 +98,7 @@ def _compare(result: Any, expected: Any, shapes: tuple[str | None, ...]) -> str 
             )
             return f"it returned {came}, expected {len(expected)} results."
         for i, (r, e, shape) in enumerate(zip(result, expected, shapes, strict=True)):
-            problem = _compare(r, e, (shape,))
+            problem = difference(r, e, (shape,), tolerance)
             if problem is not None:
                 return f"result {i + 1} of {len(expected)}: {problem}"
         return None
@@ -101,7 +114,7 @@ def _compare(result: Any, expected: Any, shapes: tuple[str | None, ...]) -> str 
         return f"it has shape {array.shape}, expected {declared}{target.shape}."
     if np.isnan(array).any():
         return "it holds NaN."
-    wrong = ~np.isclose(array, target, rtol=TOLERANCE, atol=TOLERANCE)
+    wrong = ~np.isclose(array, target, rtol=tolerance, atol=tolerance)
     if wrong.any():
         first = tuple(int(i) for i in np.argwhere(wrong)[0])
         worst = float(np.abs(array - target).max())

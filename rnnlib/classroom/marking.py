@@ -14,7 +14,7 @@ import numpy as np
 
 from rnnlib.classroom.assignment import Assignment
 from rnnlib.classroom.questions import CASES, PUBLIC_SEED, Question, points_of
-from rnnlib.exercises import _compare
+from rnnlib.exercises import difference
 
 MAX_NUMBERS = 10_000  # of one output: the criteria of teachers may form products with it
 
@@ -171,11 +171,15 @@ def agrees(answer: np.ndarray, right: np.ndarray) -> bool:
     """Whether an answer is the right one, to the precision of the dtype in which it was computed."""
     if answer.shape != right.shape or answer.dtype.kind not in "biufc":
         return False
-    bits = np.finfo(answer.dtype).bits if answer.dtype.kind == "f" else 64
-    tolerance = {16: 2e-2, 32: 1e-4}.get(bits, 1e-7)
     with np.errstate(all="ignore"):
         gap = np.abs(np.asarray(_real(answer), dtype=np.float64) - right)
-        return bool(np.all(gap <= tolerance * max(1.0, float(np.abs(right).max(initial=0.0)))))
+        return bool(np.all(gap <= _tolerance(answer) * max(1.0, float(np.abs(right).max(initial=0.0)))))
+
+
+def _tolerance(answer: np.ndarray) -> float:
+    """What rounding may cost in the dtype of an answer."""
+    bits = np.finfo(answer.dtype).bits if answer.dtype.kind == "f" else 64
+    return {16: 2e-2, 32: 1e-4}.get(bits, 1e-7)
 
 
 def _explain(sheet: Sheet, said: Any, got: list[Any]) -> list[str]:
@@ -195,10 +199,11 @@ def _explain(sheet: Sheet, said: Any, got: list[Any]) -> list[str]:
             remarks.append(CODES["kind"])
         elif not all(map(agrees, answer, right)):
             several = len(right) > 1
-            problem = _compare(
+            problem = difference(
                 tuple(map(_real, answer)) if several else _real(answer[0]),
                 right if several else right[0],
                 (None,) * len(right),
+                max(map(_tolerance, answer)),
             )
             remarks.append(f"On the public example {problem or 'the numbers are not precise enough.'}")
     kinds = {_text(message["error"]) for message in got if message is not None and "error" in message}

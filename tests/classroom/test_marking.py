@@ -73,6 +73,14 @@ class TestAgreement:
     def test_of_numbers(self, answer, same):
         assert marking.agrees(answer, self.RIGHT) is same
 
+    def test_a_single_precision_answer_is_described_by_its_own_precision(self, small):
+        sheets = marking.prepare(small, "s")
+        answer = (2 * sheets[0].public[0]).astype(np.float32)
+        answer[0, 0] += 1
+        said = {"question": np.array(0), "case": np.array(0), "output0": answer}
+        (remark, *_) = marking.mark(sheets, [said], [])[0].remarks
+        assert "1 of 12 numbers differ" in remark
+
 
 class TestExchange:
     def test_round_trip(self):
