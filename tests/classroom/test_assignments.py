@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
+import warnings
 from functools import cache
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from rnnlib.classroom import exchange, intake, marking, sandbox
+from rnnlib.classroom import exchange, inside, intake, marking, sandbox
 from rnnlib.classroom.assignment import load, release_text
 from rnnlib.classroom.questions import CASES
 from tests.classroom import students
 
+sys.path.remove(inside.__file__.rpartition("/")[0])  # it stands beside exchange.py, alone, in its sandbox
 SOURCES = sorted(students.SOURCES.glob("*.ipynb"))
 LIMITS = sandbox.Limits(wall=120, step=20)
 
@@ -31,16 +36,44 @@ def mistakes(source):
     return importlib.import_module(f"tests.classroom.mistakes.chapter_{source.stem[:2]}")
 
 
+def cells_of(source, answers):
+    """The cells that run: the release with the answers."""
+    assignment = assignment_of(source)
+    cells, _ = intake.parse(students.as_bytes(students.submission(assignment.release, answers)))
+    return [text for _, text in intake.rebuild(assignment, cells).cells]
+
+
 def marks(source, answers, seed="a seed"):
     """The marks of one submission by call, through the sandbox."""
-    assignment, sheets = assignment_of(source), sheets_of(source, seed)
-    cells, _ = intake.parse(students.as_bytes(students.submission(assignment.release, answers)))
-    rebuilt = intake.rebuild(assignment, cells)
+    sheets = sheets_of(source, seed)
     public, hidden, calls = marking.messages(sheets)
-    job = sandbox.job_message([text for _, text in rebuilt.cells], calls, CASES, LIMITS)
+    job = sandbox.job_message(cells_of(source, answers), calls, CASES, LIMITS)
     run = sandbox.run(exchange.pack(job | public), exchange.pack(hidden), LIMITS)
     assert run.end == "finished", run.end
     return {mark.call: mark for mark in marking.mark(sheets, run.public, run.hidden)}
+
+
+def marks_here(source, answers, asked):
+    """The marks of our own answers to one call, from this process: many times faster than a sandbox."""
+    (sheet,) = [sheet for sheet in sheets_of(source, "a seed") if sheet.question.call == asked]
+    public, hidden, calls = marking.messages([sheet])
+    namespace = {"__name__": "__main__"}
+    for text in cells_of(source, answers):
+        exec(text, namespace)
+    received = []
+
+    def answer(cases, count):
+        sent = []
+        channel = SimpleNamespace(send=lambda **a: sent.append({k: np.asarray(v) for k, v in a.items()}))
+        job = {"questions": calls, "seconds": LIMITS.step}
+        inside.answer(channel, SimpleNamespace(namespace=namespace), job, cases, count)
+        received.append(sent)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in a student's process
+        answer({k: np.asarray(v) for k, v in public.items()}, 1)
+        answer({k: np.asarray(v) for k, v in hidden.items()}, CASES)
+    return marking.mark([sheet], *received)[0]
 
 
 every_assignment = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
@@ -61,23 +94,24 @@ class TestMarks:
             assert mark.points == 0, mark
             assert mark.remarks == ["It is still to be written."], mark
 
-    @pytest.mark.parametrize(
-        ("source", "call", "right", "wrong", "points", "words"),
-        [
-            pytest.param(source, *wrong, id=f"{source.stem}-{i}-{wrong[0]}")
-            for source in SOURCES
-            for i, wrong in enumerate(mistakes(source).WRONG)
-        ],
-    )
-    def test_a_typical_mistake(self, room, source, call, right, wrong, points, words):
-        answers = solutions_of(source)
-        written = getattr(mistakes(source), "WRITTEN_IN", {}).get(call, call)
-        (name,) = [n for n, text in answers.items() if f"def {written}(" in text]
-        assert answers[name].count(right) == 1, "the mistake must change the answer in one place"
-        mark = marks(source, answers | {name: answers[name].replace(right, wrong)})[call]
-        assert mark.points == points, mark
-        lost = [line for line, earned, maximum in mark.lines if earned < maximum or maximum == 0]
-        assert any(words in line for line in lost), mark.lines
+
+@pytest.mark.parametrize(
+    ("source", "call", "right", "wrong", "points", "words"),
+    [
+        pytest.param(source, *wrong, id=f"{source.stem}-{i}-{wrong[0]}")
+        for source in SOURCES
+        for i, wrong in enumerate(mistakes(source).WRONG)
+    ],
+)
+def test_a_typical_mistake(source, call, right, wrong, points, words):
+    answers = solutions_of(source)
+    written = getattr(mistakes(source), "WRITTEN_IN", {}).get(call, call)
+    (name,) = [n for n, text in answers.items() if f"def {written}(" in text]
+    assert answers[name].count(right) == 1, "the mistake must change the answer in one place"
+    mark = marks_here(source, answers | {name: answers[name].replace(right, wrong)}, call)
+    assert mark.points == points, mark
+    lost = [line for line, earned, maximum in mark.lines if earned < maximum or maximum == 0]
+    assert any(words in line for line in lost), mark.lines
 
 
 @every_assignment
