@@ -1,0 +1,51 @@
+"""Typical wrong answers to assignment 3 (see tests/classroom/test_assignments.py)."""
+
+WRITTEN_IN = {"plotted_cobweb": "draw_cobweb"}
+
+WRONG = [
+    ("final_states", "np.where(here, moved, h_t)", "moved", 2, "all sequences run to step T"),
+    ("final_states", "np.where(here, moved, h_t)", "np.where(here, moved, 0)", 2, "it does not become 0"),
+    ("final_states", "t < np", "t <= np", 2, "one step too many"),
+    ("final_states", "t < np", "t + 1 < np", 2, "one step too few"),
+    ("final_states", "t < np.asarray(lengths)", "t <= (np.asarray(lengths) - 1) % len(xs)", 3, "ends in h_0"),
+    ("step_backward", " + (1 - inside) * d_h_t", "", 4, "here it is lost"),
+    ("step_backward", "(1 - inside) * d_h_t", "d_h_t", 4, "only where the state is held"),
+    (
+        "step_backward",
+        "np.asarray(here, dtype=float)[:, None]",
+        "np.ones((len(h_prev), 1))",
+        2,
+        "here is not used",
+    ),
+    ("step_backward", "d_a_t = inside * d_h_t", "d_a_t = d_h_t", 2.5, "nothing may go through tanh"),
+    ("step_backward", "(1 - moved**2)", "(1 - np.tanh(moved) ** 2)", 2, "it belongs at a_t"),
+    ("run_jacobian", "step @ product", "product @ step", 2, "the wrong order"),
+    (
+        "run_jacobian",
+        "(1 - np.tanh(a_t) ** 2)[:, None] * W_hh",
+        "W_hh * (1 - np.tanh(a_t) ** 2)",
+        2,
+        "on the wrong side",
+    ),
+    ("run_jacobian", "np.tanh(a_t) ** 2", "np.tanh(h_t) ** 2", 2, "it belongs at a_t"),
+    ("run_jacobian", "return product", "return product.T", 3, "this is the transpose"),
+    ("learn_orbit", "np.arctanh(hs[1:])", "hs[1:]", 2, "tanh is not undone"),
+    ("learn_orbit", "both[:-1].T", "both[:-1]", 2, "W_hh is transposed"),
+    ("learn_orbit", "both[-1]", "0 * both[-1]", 1, "it runs through the orbit"),
+    ("round_factor", "w * (1 - q**2) * w * (1 - p**2)", "(w * (1 - p**2)) ** 2", 1, "the colleague's"),
+    ("round_factor", "w * (1 - q**2) * w * (1 - p**2)", "(w * (1 - q**2)) ** 2", 1, "the colleague's"),
+    (
+        "round_factor",
+        "w * (1 - q**2) * w * (1 - p**2)",
+        "w**2 * (1 - np.tanh(p) ** 2) * (1 - np.tanh(q) ** 2)",
+        2,
+        "it belongs at w h + b",
+    ),
+    ("round_factor", "(1 - q**2) * w *", "(1 - q**2) *", 2, "it must be there twice"),
+    ("switch", "np.sqrt(least * most)", "0.9 * least", 2, "a press is obeyed at once"),
+    ("switch", "np.sqrt(least * most)", "3 * most", 2, "noise never changes the sign"),
+    ("switch", "return w,", "return 0.5,", 2, "noise never changes the sign"),
+    ("plotted_cobweb", "corners[:-1], [h_0, *corners[2:]]", "orbit[:-1], orbit[1:]", 2, "the staircase"),
+    ("plotted_cobweb", 'ax.plot([-1, 1], [-1, 1], "--")', 'ax.plot([0, 1], [0, 1], "--")', 2, "the diagonal"),
+    ("plotted_cobweb", 'xlabel="$h_{t-1}$", ', "", 2, "named axes"),
+]
