@@ -10,6 +10,7 @@ What is wrong is described; the right numbers are not shown.
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from rnnlib import equations
 
 CASES = 20
 TOLERANCE = 1e-8
+WIDTH = 76  # of a printed line: the column of the book
 
 
 def check(label: str, answer: Callable[..., Any], seed: int = 0) -> bool:
@@ -38,8 +40,8 @@ def check(label: str, answer: Callable[..., Any], seed: int = 0) -> bool:
         ValueError: the equation's function takes more than arrays.
     """
     problem = find_problem(label, answer, seed)
-    print(f"{label}: {'right' if problem is None else 'not yet'}. ", end="")
-    print(f"All {CASES} random cases agree." if problem is None else problem)
+    found = f"right. All {CASES} random cases agree." if problem is None else f"not yet. {problem}"
+    print(textwrap.fill(f"{label}: {found}", WIDTH, break_long_words=False, break_on_hyphens=False))
     return problem is None
 
 

@@ -57,7 +57,9 @@ def unwritten(*arguments):
 )
 def test_a_wrong_answer_is_told_what_is_wrong(answer, told, capsys):
     assert check(LABEL, answer) is False
-    assert told in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert told in " ".join(lines)
+    assert max(map(len, lines)) <= 76, "a line runs out of the book's column"
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,9 @@ def test_an_equation_names_the_pages_that_use_it(pages):
     lists = {
         "book/api",
         "book/equation_index",
+        "book/errata",
+        "book/sampler",
+        "book/workbench",
         "book/glossary",
         "book/map",
         "book/which_equation",
@@ -419,3 +422,39 @@ def test_on_paper_nothing_is_left_that_only_works_on_a_screen(site, open_page):
     for selector in (".headerlink", "#reference-preview", ".equation-code", ".prev-next-footer"):
         assert not page.locator(selector).first.is_visible(), selector
     assert page.locator(".chapter-opener").is_visible()
+
+
+# --- what readers stumbled over ----------------------------------------------------------------
+
+
+def test_signatures_show_shapes_as_the_book_writes_them(pages):
+    api = pages[HTML / "book" / "api.html"]
+    (signature,) = [e for e in api.iter("dt") if e.get("id") == "rnnlib.vanilla.preactivation"]
+    shapes = "(x_t: (B, I), h_prev: (B, H), W_xh: (H, I), W_hh: (H, H), b_h: (H))"
+    assert shapes in text_of(signature)
+
+
+def test_a_reference_in_brackets_has_one_pair(pages):
+    for path, page in pages.items():
+        assert not re.search(r"\(\([\d.]+\)\)", text_of(page.find(".//body"))), path
+
+
+def test_a_press_on_the_title_of_a_solution_opens_it(site, open_page):
+    page = open_page(f"{site}/notebooks/01_vanilla_rnn.html")
+    solution = page.locator(".solution.dropdown").first
+    answer = solution.locator("section").first
+    assert not answer.is_visible()
+    solution.locator(".admonition-title").click()  # its middle, where most of the words are
+    assert answer.is_visible()
+    assert "#" not in page.url
+
+
+def test_search_names_an_entry_beside_its_page(site, open_page):
+    page = open_page(f"{site}/search.html?q=vanishing+gradient")
+    page.wait_for_selector("#search-results li")
+    results = page.locator("#search-results li > a").all_inner_texts()
+    assert "Glossary > vanishing gradient" in results
+    field = page.locator(".bd-search-container input")
+    icon = page.locator(".bd-search-container .fa-magnifying-glass").bounding_box()
+    padding = float(field.evaluate("e => getComputedStyle(e).paddingLeft").removesuffix("px"))
+    assert icon["x"] + icon["width"] <= field.bounding_box()["x"] + padding, "the icon covers what is typed"

@@ -23,6 +23,7 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import ENV_PICKLE_FILENAME, Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.errors import ExtensionError
 from sphinx.transforms import SphinxTransform
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
@@ -31,8 +32,20 @@ from rnnlib import equations
 
 ROOT = Path(__file__).resolve().parents[2]
 
-LISTS = {"book/api", "book/equation_index", "book/glossary", "book/map", "book/which_equation"}
-"""Pages that refer to everything: as "used in" they would say nothing."""
+LISTS = {
+    f"book/{name}" for name in ("api", "equation_index", "errata", "glossary", "map", "sampler", "workbench")
+}
+LISTS.add("book/which_equation")
+"""Pages that refer to much and teach nothing new: as "used in" they would say nothing."""
+
+SEARCH = (
+    "            titles[file],\n            id ?",
+    "            `${titles[file]} > ${entry}`,\n            id ?",
+)
+"""Search shows an entry of the index by the title of its page alone; here it names the entry as well."""
+
+BRACKETED = re.compile(r"\([\d.]+\)")
+"""How a reference to an equation reads."""
 
 EVERYDAY = {"candidate", "cell", "contraction", "lag", "mask", "memory", "streaming", "window"}
 """Words of the glossary that the text also uses in their everyday sense: no automatic reference."""
@@ -269,6 +282,29 @@ def keep_search_index(app: Sphinx, exception: Exception | None) -> None:
             pickle.dump(app.env, stream, pickle.HIGHEST_PROTOCOL)
 
 
+def name_entries(app: Sphinx, exception: Exception | None) -> None:
+    """Let search name what it found on a page."""
+    script = Path(app.outdir) / "_static" / "searchtools.js"
+    if exception is None and app.builder.name == "html":
+        text = script.read_text(encoding="utf-8")
+        if SEARCH[1] not in text:
+            if text.count(SEARCH[0]) != 1:
+                raise ExtensionError("Sphinx has another searchtools.js now: look at finding.name_entries")
+            script.write_text(text.replace(*SEARCH), encoding="utf-8")
+
+
+def bracket_once(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """A reference to an equation has brackets: where the text puts it into brackets, one pair will do."""
+    for text in list(doctree.findall(nodes.Text)):
+        parent = text.parent
+        if BRACKETED.fullmatch(text) and isinstance(parent, nodes.reference):
+            siblings = parent.parent.children
+            i = siblings.index(parent)
+            before, after = siblings[max(i - 1, 0)].astext(), siblings[min(i + 1, len(siblings) - 1)].astext()
+            if before.endswith("(") and after.startswith(")"):
+                parent.replace(text, nodes.Text(text[1:-1]))
+
+
 def forget_page(app: Sphinx, env: BuildEnvironment, docname: str) -> None:
     """Drop the kept index entries of a page that is read anew or is gone."""
     env._search_index_index_entries.pop(docname, None)
@@ -445,5 +481,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", name_folds, priority=900)  # behind the theme, which makes the tree
     app.connect("env-purge-doc", forget_page)
     app.connect("build-finished", keep_search_index)
+    app.connect("build-finished", name_entries)
+    app.connect("doctree-resolved", bracket_once)
     app.add_directive("book-map", BookMap)
     return {"version": "1", "env_version": 2, "parallel_read_safe": True, "parallel_write_safe": True}

@@ -203,7 +203,7 @@ def show_shapes(
         if p.name == "self":
             continue
         spec = backend.shape_of(annotations.get(p.name))
-        text = p.name if spec is None else f"{p.name}: ({', '.join(spec.split())})"
+        text = p.name if spec is None else f"{p.name}: [{', '.join(spec.split())}]"  # see round_shapes
         if p.kind is p.VAR_POSITIONAL:
             text = "*" + text
         elif p.kind is p.VAR_KEYWORD:
@@ -212,6 +212,14 @@ def show_shapes(
             text += f"={p.default!r}"
         parts.append(text)
     return f"({', '.join(parts)})", ""
+
+
+def round_shapes(app: Sphinx, doctree: nodes.document) -> None:
+    """Shapes in round brackets. Sphinx drops those of a tuple in an annotation, and keeps square ones."""
+    for parameter in doctree.findall(addnodes.desc_parameter):
+        for text in list(parameter.findall(nodes.Text)):
+            if "default_value" not in text.parent.get("classes", []):
+                text.parent.replace(text, nodes.Text(text.translate({ord("["): "(", ord("]"): ")"})))
 
 
 # --- offline ----------------------------------------------------------------------------------
@@ -242,6 +250,14 @@ def name_rows(app: Sphinx, doctree: nodes.document) -> None:
         head = next(table.findall(nodes.thead), None)
         if head is not None and not head[0][0].astext().strip():
             next(table.findall(nodes.colspec))["stub"] = 1
+
+
+def unlink_solutions(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """The title of a folded solution opens it. A link within it would lead away, to what stands above."""
+    for reference in list(doctree.findall(nodes.reference)):
+        title = reference.parent
+        if isinstance(title, nodes.title) and "solution" in title.parent.get("classes", []):
+            title.replace(reference, nodes.Text(reference.astext()))
 
 
 def keep_ids_unique(app: Sphinx, doctree: nodes.document, docname: str) -> None:
@@ -297,9 +313,11 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", set_cache)
     app.connect("doctree-read", link_equations)
     app.connect("autodoc-process-signature", show_shapes)
+    app.connect("doctree-read", round_shapes)
     app.connect("html-page-context", keep_offline, priority=999)
     app.connect("doctree-read", name_rows)
     app.connect("doctree-resolved", keep_ids_unique)
+    app.connect("doctree-resolved", unlink_solutions)
     app.connect("autodoc-process-docstring", escape_letters, priority=400)  # before napoleon
     app.connect("html-page-context", tell_without_scripts, priority=999)
     app.add_node(HideCodeCellNode, override=True, html=(visit_hidden_cell, depart_HideCellInput))

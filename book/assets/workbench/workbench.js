@@ -176,12 +176,12 @@
       const { C, h, gradient } = remember(candidates, gates, f, o);
       const reach = Math.max(1, Math.ceil(Math.max(...C.map(Math.abs))));
 
-      let at = axes(inputs, time, { ...STATE, name: "candidate; × gate" });
+      let at = axes(inputs, time, { ...STATE, name: "candidate" });
       const bars = (values) => values.map((v, t) => `M${at.X(t + 1).toFixed(1)} ${at.Y(0)}V${at.Y(v).toFixed(1)}`).join("");
       draw(inputs, "path", { class: "workbench-bars workbench-faint", d: bars(candidates) });
       draw(inputs, "path", { class: "workbench-bars workbench-first", d: bars(candidates.map((c, t) => gates[t] * c)) });
 
-      at = axes(memory, time, { from: -reach, to: reach, ticks: [-reach, 0, reach], name: "C and, dashed, h" });
+      at = axes(memory, time, { from: -reach, to: reach, ticks: [-reach, 0, reach], name: "memory and state" });
       draw(memory, "path", { class: "workbench-first", d: line(C.map((v, t) => [at.X(t + 1), at.Y(v)])) });
       draw(memory, "path", { class: "workbench-second workbench-dashed", d: line(h.map((v, t) => [at.X(t + 1), at.Y(v)])) });
 
