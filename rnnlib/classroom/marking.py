@@ -198,13 +198,11 @@ def _explain(sheet: Sheet, said: Any, got: list[Any]) -> list[str]:
         if answer is None:
             remarks.append(CODES["kind"])
         elif not all(map(agrees, answer, right)):
-            several = len(right) > 1
-            problem = difference(
-                tuple(map(_real, answer)) if several else _real(answer[0]),
-                right if several else right[0],
-                (None,) * len(right),
-                max(map(_tolerance, answer)),
-            )
+            problem = None
+            for name, given, wanted in zip(question.outputs, answer, right, strict=True):
+                if (found := difference(_real(given), wanted, (None,), _tolerance(given))) is not None:
+                    problem = f"{name}: {found}" if len(right) > 1 else found
+                    break
             remarks.append(f"On the public example {problem or 'the numbers are not precise enough.'}")
     kinds = {_text(message["error"]) for message in got if message is not None and "error" in message}
     for kind in sorted(kinds):

@@ -81,6 +81,13 @@ class TestAgreement:
         (remark, *_) = marking.mark(sheets, [said], [])[0].remarks
         assert "1 of 12 numbers differ" in remark
 
+    def test_the_output_that_is_wrong_is_named(self, chapter_1):
+        (sheet,) = [s for s in marking.prepare(chapter_1, "s") if s.question.call == "step_backward"]
+        answer = {f"output{i}": array for i, array in enumerate(sheet.public_answer)}
+        said = {"question": np.array(0), "case": np.array(0), **answer, "output3": 2 * answer["output3"]}
+        (remark, *_) = marking.mark([sheet], [said], [])[0].remarks
+        assert remark.startswith("On the public example d_W_hh: the shape")
+
 
 class TestExchange:
     def test_round_trip(self):
