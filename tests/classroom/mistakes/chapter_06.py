@@ -13,6 +13,13 @@ WRONG = [
         "the reset gate acts after",
     ),
     ("gru_step", "r_t * h_prev, x_t", "h_prev, x_t", 2, "without the reset gate"),
+    (
+        "gru_step",
+        "H = h_prev.shape[1]",
+        "H = h_prev.shape[1]\n    W = np.roll(W, -x_t.shape[1], axis=1)",
+        3,
+        "the state comes first",
+    ),
     ("gru_step", "np.tanh(a_h)", "a_h", 1, "values"),
     ("gru_step_backward", "d_h_t * (1 - z_t) + d_heard", "d_heard", 3, "the first of the four paths"),
     (
