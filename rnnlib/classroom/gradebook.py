@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import nbgrader.api
 from alembic.script import ScriptDirectory
 from nbgrader.api import Gradebook
-from sqlalchemy.exc import SAWarning
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SAWarning
 
 from rnnlib.classroom.assignment import Assignment
 from rnnlib.classroom.report import Result
@@ -23,14 +25,47 @@ def _schema_version() -> str:
 nbgrader.api.get_alembic_version = _schema_version
 
 
-def record(url: str, assignment: Assignment, results: Iterable[Result]) -> None:
+def address(url: str) -> str:
+    """The URL of a database with the driver that we use: psycopg for PostgreSQL, unless it names another.
+
+    Raises:
+        ValueError: it is no URL.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ValueError(f"DATABASE={url} is no URL such as postgresql://name:word@host/gradebook") from error
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    return parsed.render_as_string(hide_password=False)
+
+
+def record(url: str, assignment: Assignment, results: Iterable[Result], due: datetime | None = None) -> None:
     """Write the marks of a class. Writing them again changes nothing; marks given by hand stay.
 
     Args:
-        url: of the database, for example ``sqlite:////home/me/class/gradebook.db``.
+        url: of the database, for example ``sqlite:////home/me/class/gradebook.db`` or
+            ``postgresql://teacher:word@host/gradebook``.
         assignment: what was marked.
         results: one for each student.
+        due: when it was to be handed in; without it, what the gradebook says stays.
+
+    Raises:
+        ValueError: the database, or the driver for it, is not there.
     """
+    known = make_url(address(url))
+    try:
+        _record(known.render_as_string(hide_password=False), assignment, results, due)
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise ValueError(
+            f"DATABASE={known}: its driver is missing ({error}); "
+            "for PostgreSQL: pip install 'rnnlib[postgresql]'"
+        ) from error
+    except DBAPIError as error:
+        raise ValueError(f"DATABASE={known} cannot be used: {error.orig}") from error
+
+
+def _record(url: str, assignment: Assignment, results: Iterable[Result], due: datetime | None) -> None:
     name = assignment.name
     with warnings.catch_warnings(), Gradebook(url) as book:
         warnings.simplefilter("ignore", SAWarning)  # of how nbgrader 0.9 fills its tables
@@ -38,7 +73,7 @@ def record(url: str, assignment: Assignment, results: Iterable[Result]) -> None:
             # nbgrader commits many times a student. Waiting for the disk each time takes minutes, and what
             # a power cut could lose here is written again from the results.
             book.db.connection().exec_driver_sql("PRAGMA synchronous = OFF")
-        book.update_or_create_assignment(name)
+        book.update_or_create_assignment(name, **({"duedate": due} if due else {}))
         book.update_or_create_notebook(name, name)
         for cell in assignment.cells:
             book.update_or_create_grade_cell(
@@ -50,7 +85,10 @@ def record(url: str, assignment: Assignment, results: Iterable[Result]) -> None:
                 book.update_or_create_solution_cell(about["grade_id"], name, name)
         for result in results:
             book.update_or_create_student(result.student)
-            submission = book.update_or_create_submission(name, result.student)
+            came = {}
+            if result.handed_in:  # nbgrader keeps UTC without saying so
+                came["timestamp"] = datetime.fromisoformat(result.handed_in).astimezone(UTC)
+            submission = book.update_or_create_submission(name, result.student, **came)
             grades = {grade.name: grade for notebook in submission.notebooks for grade in notebook.grades}
             for cell in assignment.cells:
                 grade = grades[cell.grade_id]
