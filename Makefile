@@ -84,9 +84,9 @@ assignments: $(READY)  ## write the students' versions of the assignments
 	@$(BIN)/python -m rnnlib.classroom release
 
 .PHONY: grade
-grade: $(READY)  ## grade a folder of submissions: SUBMISSIONS=folder (ASSIGNMENT=name OUT=folder)
+grade: $(READY)  ## grade a folder of submissions: SUBMISSIONS=folder (ASSIGNMENT=name OUT=folder DUE=time)
 	@$(BIN)/python -m rnnlib.classroom grade "$(SUBMISSIONS)" --out "$(OUT)" $(if $(ASSIGNMENT),--assignment $(ASSIGNMENT)) \
-		$(if $(DATABASE),--database "$(DATABASE)")
+		$(if $(DATABASE),--database "$(DATABASE)") $(if $(DUE),--due "$(DUE)") $(if $(PART),--part $(PART))
 
 .PHONY: agreement
 agreement: $(READY)  ## measure again how closely rnnlib agrees with its references (a table of the book)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
+
+from rnnlib.classroom import late
 
 SOURCES = Path("notebooks/assignments")
 
@@ -16,6 +19,9 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     release = commands.add_parser("release", help="write the students' versions of all assignments")
     release.add_argument("--sources", type=Path, default=SOURCES)
+    release.add_argument(
+        "--course", type=Path, help="write sources and students' versions into a course folder of nbgrader"
+    )
     grade = commands.add_parser("grade", help="grade a folder of submissions")
     grade.add_argument("submissions", type=Path)
     grade.add_argument("--assignment", help="name of the assignment, if there are several")
@@ -24,10 +30,28 @@ def main() -> int:
     grade.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     grade.add_argument("--database", help="URL of nbgrader's database (default: SQLite in OUT)")
     grade.add_argument(
+        "--due", type=_due, help="when it was due, as '2026-10-01 23:59 +02:00': says who was late"
+    )
+    grade.add_argument("--part", type=_part, help="i/n: only the i-th of n parts of the class")
+    grade.add_argument(
         "--no-sandbox", action="store_true", help="run strangers' code with your own rights: do not"
     )
     arguments = parser.parse_args()
     return _release(arguments) if arguments.command == "release" else _grade(arguments)
+
+
+def _due(text: str) -> datetime:
+    try:
+        return late.moment(text, assume_local=True)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _part(text: str) -> tuple[int, int]:
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form i/n with i from 1 to n")
+    return int(i), int(n)
 
 
 def _release(arguments: argparse.Namespace) -> int:
@@ -37,7 +61,12 @@ def _release(arguments: argparse.Namespace) -> int:
     for source in sorted(arguments.sources.glob("*.ipynb")):
         prepare(load(source), "release")  # what cannot be graded is not released
         target = arguments.sources / "release" / source.name
-        target.parent.mkdir(exist_ok=True)
+        if arguments.course:
+            copy = arguments.course / "source" / source.stem / source.name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(source.read_bytes())
+            target = arguments.course / "release" / source.stem / source.name
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(release_text(source), encoding="utf-8")
         print(target)
     return 0
@@ -53,20 +82,28 @@ def _grade(arguments: argparse.Namespace) -> int:
     if arguments.no_sandbox:
         print("WITHOUT SANDBOX: submissions run with your rights and can change your files", file=sys.stderr)
     settings = Settings(
-        arguments.out, arguments.jobs, contained=not arguments.no_sandbox, database=arguments.database
+        arguments.out,
+        arguments.jobs,
+        contained=not arguments.no_sandbox,
+        database=arguments.database,
+        due=arguments.due,
+        part=arguments.part,
     )
     try:
         source = choose_source(arguments.sources, arguments.assignment)
-        grade(source, arguments.submissions, settings)
+        results = grade(source, arguments.submissions, settings)
     except (SandboxMissing, ValueError) as error:
         print(error, file=sys.stderr)
         if isinstance(error, SandboxMissing):
             print("To grade without a sandbox all the same, add --no-sandbox.", file=sys.stderr)
         return 2
+    if arguments.part:
+        i, n = arguments.part
+        print(f"Part {i} of {n}: {len(results)} submissions. After all parts, run it again without --part.")
+        return 0
     print((arguments.out / f"{source.stem}.txt").read_text(encoding="utf-8"), end="")
-    print(
-        f"Marks: {arguments.out / source.stem}.csv and gradebook.db; feedback: {arguments.out / 'feedback'}"
-    )
+    book = "the database" if arguments.database else "gradebook.db"
+    print(f"Marks: {arguments.out / source.stem}.csv and {book}; feedback: {arguments.out / 'feedback'}")
     return 0
 
 

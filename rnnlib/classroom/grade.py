@@ -12,8 +12,9 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from tqdm import tqdm
@@ -41,6 +42,8 @@ class Settings:
     limits: sandbox.Limits = field(default_factory=sandbox.Limits)
     contained: bool = True
     database: str | None = None  # a URL; by default SQLite in the output folder
+    due: datetime | None = None  # with a time zone; who came later is said, and costs nothing
+    part: tuple[int, int] | None = None  # (i, n): the i-th of n parts of the class, the first is 1
 
 
 def grade(source: Path, submissions: Path, settings: Settings, quiet: bool = False) -> list[Result]:
@@ -49,6 +52,10 @@ def grade(source: Path, submissions: Path, settings: Settings, quiet: bool = Fal
     Results that are there already, of the same submission under the same conditions, are kept. So a run
     that was cut off goes on where it stopped.
 
+    With ``settings.part`` only these results are made; n processes, on as many machines as you like, can do
+    one part each in the same folder. Then the same call without a part finds the results and writes the
+    tables and the gradebook.
+
     Args:
         source: the assignment's source notebook.
         submissions: the folder; see :func:`rnnlib.classroom.intake.find`.
@@ -56,11 +63,12 @@ def grade(source: Path, submissions: Path, settings: Settings, quiet: bool = Fal
         quiet: no progress bar.
 
     Returns:
-        One result for each student.
+        One result for each student (of the part).
 
     Raises:
         rnnlib.classroom.sandbox.SandboxMissing: no sandbox can be had, and none was not asked for.
-        ValueError: the assignment's source is inconsistent; another run works in the same folder.
+        ValueError: the assignment's source is inconsistent; another run works in the same folder; the
+            database cannot be used.
     """
     assignment = load(source)
     if settings.contained:
@@ -68,9 +76,11 @@ def grade(source: Path, submissions: Path, settings: Settings, quiet: bool = Fal
     out = settings.out
     for part in ("results", "feedback", "autograded"):
         (out / part).mkdir(parents=True, exist_ok=True)
-    with _alone(out):
+    with _alone(out, settings.part):
         grader = _Grader(assignment, source, settings)
-        handed_in = intake.find(submissions)
+        handed_in = intake.find(submissions, assignment.name)
+        if settings.part:
+            handed_in = in_part(handed_in, *settings.part)
         results = []
         with ThreadPoolExecutor(settings.jobs) as pool:
             futures = [pool.submit(grader.guarded, submission) for submission in handed_in]
@@ -86,11 +96,17 @@ def grade(source: Path, submissions: Path, settings: Settings, quiet: bool = Fal
             finally:
                 pool.shutdown(cancel_futures=True)
         results.sort(key=lambda result: result.student)
-        _write(out / f"{assignment.name}.csv", report.table_csv(assignment, results))
-        _write(out / f"{assignment.name}.txt", report.table_text(assignment, results))
-        url = settings.database or f"sqlite:///{(out / 'gradebook.db').resolve()}"
-        gradebook.record(url, assignment, results)
+        if settings.part is None:
+            _write(out / f"{assignment.name}.csv", report.table_csv(assignment, results, settings.due))
+            _write(out / f"{assignment.name}.txt", report.table_text(assignment, results, settings.due))
+            url = settings.database or f"sqlite:///{(out / 'gradebook.db').resolve()}"
+            gradebook.record(url, assignment, results, settings.due)
     return results
+
+
+def in_part(submissions: Sequence[intake.Submission], i: int, n: int) -> list[intake.Submission]:
+    """The i-th of n parts of a class, i from 1. The name alone decides, so who comes later moves nobody."""
+    return [s for s in submissions if int(hashlib.sha256(s.student.encode()).hexdigest(), 16) % n == i - 1]
 
 
 class _Grader:
@@ -109,17 +125,32 @@ class _Grader:
             digest.update(path.read_bytes())
         self.conditions = digest.hexdigest()
         self.places: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for place in range(settings.jobs):
-            self.places.put(place)
+        number = settings.part[0] - 1 if settings.part else 0
+        for place in range(settings.jobs):  # parts on one machine do not share a user
+            self.places.put((number * settings.jobs + place) % sandbox.PLACES)
 
     def guarded(self, submission: intake.Submission) -> Result:
         """Grade one; a fault of the grader's own is reported for this student and stops nobody else."""
         try:
-            return self.grade_one(submission)
+            result = self.grade_one(submission)
+            self._keep_tickets(submission)
         except Exception as error:
             said = "".join(traceback.format_exception(error))
             print(said, file=sys.stderr)
-            return Result(submission.student, REVIEW, [f"the grader failed ({type(error).__name__})"])
+            result = Result(submission.student, REVIEW, [f"the grader failed ({type(error).__name__})"])
+        when = intake.handed_in(submission)
+        result.handed_in = None if when is None else when.isoformat()
+        return result
+
+    def _keep_tickets(self, submission: intake.Submission) -> None:
+        """Without these, nbgrader's release_feedback cannot tell whose a page is."""
+        for name in intake.TICKETS:
+            text = intake.ticket(submission, name)
+            if text is not None:
+                for part in ("autograded", "feedback"):
+                    folder = self.settings.out / part / submission.student / self.assignment.name
+                    if folder.is_dir():
+                        _write(folder / name, text)
 
     def grade_one(self, submission: intake.Submission) -> Result:
         """Read, run, mark, and keep the result, unless it is there already."""
@@ -187,11 +218,12 @@ def _seed(out: Path) -> str:
     """The secret of a class, made when it is first graded and kept in its folder."""
     path = out / "seed.txt"
     if not path.exists():
-        fresh = out / "seed.new"
-        fresh.unlink(missing_ok=True)
+        fresh = out / f"seed.{secrets.token_hex(4)}"
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
             stream.write(secrets.token_hex(16))
-        os.replace(fresh, path)
+        with suppress(FileExistsError):  # of two parts that start together one is first; it holds for both
+            os.link(fresh, path)
+        fresh.unlink()
     return path.read_text(encoding="ascii").strip()
 
 
@@ -204,25 +236,32 @@ def _write(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """One grader in a folder at a time; the lock ends with its process, however that ends."""
-    with (out / "lock").open("w") as stream:
+def _alone(out: Path, part: tuple[int, int] | None = None) -> Iterator[None]:
+    """One grader in a folder at a time, or one for each part; locks end with their process."""
+    with (out / "lock").open("w") as whole, (out / _lock_name(part)).open("w") as own:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(whole, (fcntl.LOCK_SH if part else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            if part:
+                fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(f"another grader is at work in {out}") from error
         yield
 
 
+def _lock_name(part: tuple[int, int] | None) -> str:
+    return f"lock.{part[0]}of{part[1]}" if part else "lock"
+
+
 def choose_source(folder: Path, name: str | None) -> Path:
-    """The source notebook of an assignment.
+    """The source notebook of an assignment: ``name.ipynb``, or ``name/name.ipynb`` as in nbgrader's courses.
 
     Raises:
         ValueError: there is none of that name, or several and no name was given.
     """
-    sources = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
+    nested = [path for path in folder.glob("*/*.ipynb") if path.parent.name == path.stem]
+    sources = {path.stem: path for path in sorted([*nested, *folder.glob("*.ipynb")])}
     if name is None and len(sources) == 1:
         return next(iter(sources.values()))
     if name not in sources:
-        raise ValueError(f"ASSIGNMENT={name or ''} is not one of: {', '.join(sources)}")
+        raise ValueError(f"ASSIGNMENT={name or ''} is not one of: {', '.join(sorted(sources))}")
     return sources[name]

@@ -16,15 +16,21 @@ import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from rnnlib.classroom import late
 from rnnlib.classroom.assignment import Assignment
 
 MAX_FILE = 20 * 2**20
 MAX_SOURCE = 2**20  # characters, of all cells together
 MAX_CELLS = 2000
 MAX_ENTRIES = 1000  # of a folder or an archive
+MAX_TICKET = 1000  # bytes
+
+# What nbgrader lays beside a submission. By the secret it finds the way back to the student's feedback.
+TICKETS = ("timestamp.txt", "submission_secret.txt")
 
 DEFINITION = re.compile(r"^(?:async )?def (\w+)\s*\(|^(\w+)\s*=\s*lambda", re.MULTILINE)
 
@@ -55,15 +61,64 @@ class Rebuilt:
 # --- finding and reading ----------------------------------------------------------------------------
 
 
-def find(folder: Path) -> list[Submission]:
-    """One submission for each name: ``anna.ipynb``, ``anna.zip`` or a folder ``anna/``."""
+def find(folder: Path, name: str) -> list[Submission]:
+    """One submission for each student: ``anna.ipynb``, ``anna.zip`` or a folder ``anna/``.
+
+    A folder that nbgrader collected holds ``anna/<assignment>/``. Then the assignment's folder counts, and
+    who has handed in others only has not handed in this one.
+
+    Args:
+        folder: where the submissions are.
+        name: of the assignment.
+    """
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith((".", "__MACOSX")):
             continue
         is_folder = path.is_dir() and not path.is_symlink()
-        found.setdefault(_student(path.name if is_folder else path.stem), []).append(path)
+        student = _student(path.name if is_folder else path.stem)
+        if is_folder and _collected(path):
+            path = path / name
+            if not _is_folder(path):
+                continue
+        found.setdefault(student, []).append(path)
     return [Submission(student, tuple(paths)) for student, paths in sorted(found.items())]
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _collected(folder: Path) -> bool:
+    """Whether nbgrader laid assignments into a student's folder."""
+    return any((below / TICKETS[0]).is_file() for below in folder.iterdir() if _is_folder(below))
+
+
+def ticket(submission: Submission, name: str) -> str | None:
+    """One of nbgrader's two small files beside a submission, or None where there is none that can be read.
+
+    Args:
+        submission: of a student.
+        name: one of ``TICKETS``.
+    """
+    if len(submission.paths) > 1 or not _is_folder(submission.paths[0]):
+        return None
+    path = submission.paths[0] / name
+    if not os.path.lexists(path):
+        return None
+    try:
+        return _read_file(path, MAX_TICKET).decode("ascii").strip()
+    except (Refused, UnicodeDecodeError):
+        return None
+
+
+def handed_in(submission: Submission) -> datetime | None:
+    """When a submission came, by its ``timestamp.txt``; None if that is not there or no time."""
+    text = ticket(submission, TICKETS[0])
+    try:
+        return None if text is None else late.moment(text)
+    except ValueError:
+        return None
 
 
 def _student(name: str) -> str:
@@ -123,7 +178,7 @@ def _choose(books: Mapping[str, Any], name: str, is_file: bool = False) -> tuple
     return books[key], [] if is_file else [f"the notebook is not named {name}.ipynb"]
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(path: Path, at_most: int = MAX_FILE) -> bytes:
     try:
         # A link is not followed, and a pipe is not waited for.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -135,9 +190,9 @@ def _read_file(path: Path) -> bytes:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise Refused("not a regular file")
-        data = stream.read(MAX_FILE + 1)
-    if len(data) > MAX_FILE:
-        raise Refused(f"larger than {MAX_FILE >> 20} MB; clear the outputs and hand in again")
+        data = stream.read(at_most + 1)
+    if len(data) > at_most:
+        raise Refused(f"larger than {at_most >> 20} MB; clear the outputs and hand in again")
     return data
 
 

@@ -7,8 +7,10 @@ import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
+from rnnlib.classroom import late
 from rnnlib.classroom.assignment import Assignment
 from rnnlib.classroom.marking import Mark
 
@@ -45,6 +47,13 @@ class Result:
     by_hand: dict[str, bool] = field(default_factory=dict)  # written answers: was anything written?
     seconds: float = 0.0
     fingerprint: str = ""
+    handed_in: str | None = None  # ISO 8601 in UTC, where it is known
+
+    def hours_late(self, due: datetime) -> float | None:
+        """Hours after the due time, or None where nobody knows when it came."""
+        return (
+            None if self.handed_in is None else late.hours_late(datetime.fromisoformat(self.handed_in), due)
+        )
 
     @property
     def points(self) -> float:
@@ -62,21 +71,36 @@ class Result:
         return cls(**stored | {"marks": marks})
 
 
-def table_csv(assignment: Assignment, results: Sequence[Result]) -> str:
-    """The marks of a class. Holds nothing that changes from one run to the next, such as times."""
+def table_csv(assignment: Assignment, results: Sequence[Result], due: datetime | None = None) -> str:
+    """The marks of a class. Holds nothing that changes from one run to the next, such as run times.
+
+    Args:
+        assignment: what was marked.
+        results: one for each student.
+        due: with it the table has two columns more: when each was handed in, and how many hours late.
+    """
     asked = [cell.grade_id for cell in assignment.cells if not cell.by_hand]
     hand = [cell.grade_id for cell in assignment.cells if cell.by_hand]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
+    times = ["handed in", "hours late"] if due else []
     writer.writerow(
-        ["student", "status", "points", "of", *asked, *(f"{h} (by hand)" for h in hand), "remarks"]
+        ["student", "status", "points", "of", *times, *asked, *(f"{h} (by hand)" for h in hand), "remarks"]
     )
     for result in sorted(results, key=lambda r: r.student):
         cells = [f"{result.cell_points(grade_id):g}" for grade_id in asked]
         waiting = ["to be marked" if result.by_hand.get(h) else "0" for h in hand]
         row = [result.student, result.status, f"{result.points:g}", f"{assignment.points:g}"]
-        writer.writerow([_plain(x) for x in [*row, *cells, *waiting, "; ".join(result.reasons)]])
+        when = _times(result, due) if due else []
+        writer.writerow([_plain(x) for x in [*row, *when, *cells, *waiting, "; ".join(result.reasons)]])
     return out.getvalue()
+
+
+def _times(result: Result, due: datetime) -> list[str]:
+    hours = result.hours_late(due)
+    if hours is None or result.handed_in is None:
+        return ["", ""]
+    return [late.shown(datetime.fromisoformat(result.handed_in)), f"{hours:.2f}"]
 
 
 def _plain(text: str) -> str:
@@ -84,13 +108,17 @@ def _plain(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
-def table_text(assignment: Assignment, results: Sequence[Result]) -> str:
-    """Who, marks, time, what went wrong."""
+def table_text(assignment: Assignment, results: Sequence[Result], due: datetime | None = None) -> str:
+    """Who, marks, time, what went wrong; with a due time, who was late."""
     width = max([len("student"), *(len(result.student) for result in results)])
     lines = [f"{'student':{width}}  status    points   time  what went wrong"]
     for result in sorted(results, key=lambda r: r.student):
         reasons = "; ".join(
-            [*result.reasons, *([f"{len(result.errors)} cells failed"] if result.errors else [])]
+            [
+                *_lateness(result, due),
+                *result.reasons,
+                *([f"{len(result.errors)} cells failed"] if result.errors else []),
+            ]
         )
         lines.append(
             f"{result.student:{width}}  {result.status:8} {result.points:5g}/{assignment.points:<3g}"
@@ -99,7 +127,18 @@ def table_text(assignment: Assignment, results: Sequence[Result]) -> str:
     count = {s: sum(r.status == s for r in results) for s in (GRADED, REVIEW, REFUSED)}
     lines.append("")
     lines.append(f"{len(results)} submissions: " + ", ".join(f"{n} {status}" for status, n in count.items()))
+    if due:
+        hours = [result.hours_late(due) for result in results]
+        unknown = f", {hours.count(None)} without a time" if None in hours else ""
+        lines.append(f"due {late.shown(due)}: {sum(bool(h) for h in hours)} late{unknown}")
     return "\n".join(lines) + "\n"
+
+
+def _lateness(result: Result, due: datetime | None) -> list[str]:
+    hours = result.hours_late(due) if due else 0.0
+    if hours is None:
+        return ["no time of submission"]
+    return [f"{max(hours, 0.1):.1f} hours late"] if hours else []
 
 
 def feedback(assignment: Assignment, result: Result) -> str:

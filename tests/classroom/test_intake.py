@@ -239,7 +239,7 @@ def test_layouts(tmp_path, good):
             archive.writestr(member, data)
             archive.writestr("__MACOSX/._small.ipynb", b"x")
     (tmp_path / "zip_as_notebook.ipynb").write_bytes((tmp_path / "f.zip").read_bytes())
-    found = {s.student: intake.read(s, "small") for s in intake.find(tmp_path)}
+    found = {s.student: intake.read(s, "small") for s in intake.find(tmp_path, "small")}
     assert set(found) == {"a", "b", "c", "d", "e.x", "f", "h", "zip_as_notebook"}
     assert {name for name, (content, _) in found.items() if content == data} == set(found)
     assert {name for name, (_, notes) in found.items() if not notes} == {"a", "b", "c", "e.x"}
@@ -254,7 +254,7 @@ def test_an_encrypted_archive_says_so(tmp_path, good):
     data[data.index(b"PK\x01\x02") + 8] |= 1
     (tmp_path / "a.zip").write_bytes(data)
     with pytest.raises(intake.Refused, match="not encrypted"):
-        intake.read(intake.find(tmp_path)[0], "small")
+        intake.read(intake.find(tmp_path, "small")[0], "small")
 
 
 def test_several_notebooks_without_the_right_name_are_refused(tmp_path, good):
@@ -262,11 +262,11 @@ def test_several_notebooks_without_the_right_name_are_refused(tmp_path, good):
         (tmp_path / "a").mkdir(exist_ok=True)
         (tmp_path / "a" / f"{name}.ipynb").write_bytes(students.as_bytes(good))
     with pytest.raises(intake.Refused, match="2 notebooks"):
-        intake.read(intake.find(tmp_path)[0], "small")
+        intake.read(intake.find(tmp_path, "small")[0], "small")
 
 
 def test_other_notebooks_beside_the_right_one_do_not_matter(tmp_path, good):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "small.ipynb").write_bytes(students.as_bytes(good))
     (tmp_path / "a" / "scratch.ipynb").write_bytes(b"{}")
-    assert intake.read(intake.find(tmp_path)[0], "small") == (students.as_bytes(good), [])
+    assert intake.read(intake.find(tmp_path, "small")[0], "small") == (students.as_bytes(good), [])
