@@ -13,10 +13,10 @@ from rnnlib.classroom import late
 SOURCES = Path("notebooks/assignments")
 
 
-def main() -> int:
-    """Run a command; what cannot be done is said in a sentence."""
-    parser = argparse.ArgumentParser(prog="python -m rnnlib.classroom", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    """What the commands are, and their options."""
+    whole = argparse.ArgumentParser(prog="python -m rnnlib.classroom", description=__doc__)
+    commands = whole.add_subparsers(dest="command", required=True)
     release = commands.add_parser("release", help="write the students' versions of all assignments")
     release.add_argument("--sources", type=Path, default=SOURCES)
     release.add_argument(
@@ -36,7 +36,12 @@ def main() -> int:
     grade.add_argument(
         "--no-sandbox", action="store_true", help="run strangers' code with your own rights: do not"
     )
-    arguments = parser.parse_args()
+    return whole
+
+
+def main() -> int:
+    """Run a command; what cannot be done is said in a sentence."""
+    arguments = parser().parse_args()
     return _release(arguments) if arguments.command == "release" else _grade(arguments)
 
 

@@ -1,0 +1,251 @@
+"""The hub and the cluster as far as they can be held without one: settings, manifests, the image's recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rnnlib.classroom.__main__ import parser
+from tests.conftest import ROOT
+
+HUB = ROOT / "deploy" / "jupyterhub"
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+
+# What the chart's values may hold, as its documentation has it, of what we use. None: anything below.
+CHART: dict[str, Any] = {
+    "hub": {
+        "concurrentSpawnLimit": int,
+        "config": None,  # JupyterHub's own settings
+        "db": {"type": {"sqlite-pvc", "sqlite-memory", "mysql", "postgres", "other"}, "url": str},
+    },
+    "proxy": {
+        "https": {
+            "enabled": bool,
+            "type": {"letsencrypt", "manual", "offload", "secret"},
+            "hosts": list,
+            "letsencrypt": {"contactEmail": str, "acmeServer": str},
+        }
+    },
+    "singleuser": {
+        "image": {"name": str, "tag": str},
+        "defaultUrl": str,
+        "memory": {"guarantee": str, "limit": str},
+        "cpu": {"guarantee": (int, float), "limit": (int, float)},
+        "storage": {"capacity": str, "homeMountPath": str},
+        "extraEnv": None,
+        "extraFiles": None,
+        "lifecycleHooks": None,
+    },
+    "scheduling": {
+        "userScheduler": {"enabled": bool},
+        "podPriority": {"enabled": bool},
+        "userPlaceholder": {"enabled": bool, "replicas": int},
+    },
+    "prePuller": {"continuous": {"enabled": bool}},
+    "cull": {"enabled": bool, "timeout": int, "every": int},
+}
+
+
+def read(name: str) -> dict[str, Any]:
+    return yaml.safe_load((KUBERNETES / name).read_text(encoding="utf-8"))
+
+
+def faults(values: Any, known: Any, at: str = "") -> list[str]:
+    """Where values are not of the kinds that are known."""
+    if known is None:
+        return []
+    if isinstance(known, set):
+        return [] if values in known else [f"{at}: {values!r} is none of {sorted(known)}"]
+    if not isinstance(known, dict):
+        return [] if isinstance(values, known) else [f"{at}: {values!r}"]
+    if not isinstance(values, dict):
+        return [f"{at}: not a mapping"]
+    unknown = [f"{at}.{key}: unknown" for key in values if key not in known]
+    return unknown + [f for k, v in values.items() if k in known for f in faults(v, known[k], f"{at}.{k}")]
+
+
+class TestTheCluster:
+    def test_the_values_are_of_the_charts_kinds(self):
+        assert faults(read("values.yaml"), CHART) == []
+
+    def test_what_is_wrong_would_be_seen(self):
+        values = read("values.yaml")
+        values["singleuser"]["memory"]["limits"] = "1G"
+        values["cull"]["timeout"] = "an hour"
+        values["hub"]["db"]["type"] = "oracle"
+        assert [f.split(":")[0] for f in faults(values, CHART)] == [
+            ".hub.db.type",
+            ".singleuser.memory.limits",
+            ".cull.timeout",
+        ]
+
+    def test_the_chart_itself_accepts_them(self):
+        """With the chart unpacked at Z2JH_CHART: our values over its own, held to its schema."""
+        chart = os.environ.get("Z2JH_CHART")
+        if not chart:
+            pytest.skip("Z2JH_CHART names no folder with the chart's values.yaml and values.schema.json")
+        jsonschema = pytest.importorskip("jsonschema")
+        whole = yaml.safe_load((Path(chart) / "values.yaml").read_text(encoding="utf-8"))
+
+        def lay(over: dict[str, Any], under: dict[str, Any]) -> dict[str, Any]:
+            return under | {
+                k: lay(v, under[k]) if isinstance(v, dict) and isinstance(under.get(k), dict) else v
+                for k, v in over.items()
+            }
+
+        schema = json.loads((Path(chart) / "values.schema.json").read_text(encoding="utf-8"))
+        jsonschema.validate(lay(read("values.yaml"), whole), schema)
+
+    def test_nobody_may_sign_in_before_somebody_is_named(self):
+        assert read("values.yaml")["hub"]["config"]["Authenticator"] == {
+            "allow_all": False,
+            "allowed_users": [],
+        }
+
+    @pytest.mark.parametrize("name", ["grade-parts.yaml", "grade-merge.yaml"])
+    def test_jobs_use_the_image_of_the_values_and_no_token(self, name):
+        image = read("values.yaml")["singleuser"]["image"]
+        pod = read(name)["spec"]["template"]["spec"]
+        assert [c["image"] for c in pod["containers"]] == [f"{image['name']}:{image['tag']}"]
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["hostUsers"] is False, "else SYS_ADMIN would be that of the machine"
+
+    @staticmethod
+    def arguments(job: dict[str, Any], tmp_path: Path, **environment: str):
+        """What the grader would be asked, by the shell of the job with a Python that only tells."""
+        python = tmp_path / "python"
+        python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c "$TELL" "$@"\n')
+        python.chmod(0o755)
+        container = job["spec"]["template"]["spec"]["containers"][0]
+        own = {e["name"]: e["value"] for e in container["env"] if "value" in e}
+        tell = "import json, sys; print(json.dumps(sys.argv[1:]))"
+        done = subprocess.run(
+            container["command"],
+            env={"PATH": f"{tmp_path}:/usr/bin:/bin", "TELL": tell, **own, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        said = json.loads(done.stdout)
+        assert said[:2] == ["-m", "rnnlib.classroom"]
+        return parser().parse_args(said[2:])
+
+    def test_the_pods_cover_the_class_once(self, tmp_path):
+        job = read("grade-parts.yaml")
+        assert job["spec"]["completionMode"] == "Indexed"
+        n = job["spec"]["completions"]
+        parts = [self.arguments(job, tmp_path, JOB_COMPLETION_INDEX=str(i)).part for i in range(n)]
+        assert parts == [(i + 1, n) for i in range(n)]
+
+    def test_the_merge_is_the_same_command_without_a_part(self, tmp_path):
+        part = vars(self.arguments(read("grade-parts.yaml"), tmp_path, JOB_COMPLETION_INDEX="0"))
+        merge = vars(self.arguments(read("grade-merge.yaml"), tmp_path))
+        assert merge | {"part": (1, 8)} == part
+        url = "postgresql://teacher:a word@host/gradebook"
+        assert self.arguments(read("grade-merge.yaml"), tmp_path, DATABASE=url).database == url
+
+    def test_the_assignment_of_the_jobs_is_there(self, tmp_path):
+        name = self.arguments(read("grade-merge.yaml"), tmp_path).assignment
+        assert (ROOT / "notebooks" / "assignments" / f"{name}.ipynb").exists()
+
+
+class TestTheImage:
+    def test_repo2docker_reads_the_environment_and_installs_the_sandbox(self):
+        assert (ROOT / "apt.txt").read_text(encoding="utf-8").split() == ["bubblewrap"]
+        program = shutil.which("repo2docker")
+        if program is None:
+            pytest.skip("repo2docker is not installed")
+        done = subprocess.run(
+            [program, "--no-build", "--debug", str(ROOT)], capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        said = done.stdout + done.stderr
+        assert 'env update -p ${NB_PYTHON_PREFIX} --file "environment.yml"' in said
+        assert "bubblewrap" in said
+
+
+class TestTheHub:
+    def test_every_setting_is_explained(self):
+        text = (HUB / "jupyterhub_config.py").read_text(encoding="utf-8")
+        _, explained, code = text.split('"""', 2)
+        used = set(re.findall(r'environ\.get\("(HUB_\w+)"', code))
+        assert used == set(re.findall(r"^    (HUB_\w+)", explained, re.MULTILINE))
+        assert "777" in explained
+        assert "Kubernetes" in explained
+
+    @pytest.mark.parametrize(
+        ("settings", "sentence"),
+        [
+            ({}, "Who teaches?"),
+            ({"HUB_TEACHERS": "no-such-teacher"}, "no-such-teacher is no account of this machine"),
+            ({"HUB_TEACHERS": "nobody", "HUB_GROUP": "no-such-group"}, "There is no group no-such-group"),
+            (
+                {"HUB_TEACHERS": "nobody", "HUB_GROUP": "nogroup", "HUB_PYTHON": "/no/python"},
+                "HUB_PYTHON=/no/python is not there",
+            ),
+            (
+                {"HUB_TEACHERS": "nobody", "HUB_GROUP": "nogroup", "HUB_PYTHON": "/bin/false"},
+                "HUB_PYTHON works for root only",
+            ),
+        ],
+    )
+    def test_what_is_missing_is_said_in_a_sentence(self, settings, sentence, tmp_path):
+        if os.geteuid() != 0:
+            settings, sentence = {}, "run it as root"
+        done = subprocess.run(
+            [sys.executable, HUB / "jupyterhub_config.py"],
+            env={
+                "PATH": "/usr/bin:/bin",
+                "HUB_STATE": str(tmp_path / "s"),
+                "HUB_EXCHANGE": str(tmp_path / "e"),
+            }
+            | settings,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 2, done.stderr
+        assert sentence in done.stderr
+        assert "Traceback" not in done.stderr
+        assert list(tmp_path.iterdir()) == []
+
+    def test_the_locks_pin_everything_and_name_no_host(self):
+        lines = (HUB / "requirements.lock").read_text(encoding="utf-8").splitlines()
+        pins = [line for line in lines if not line.startswith("#")]
+        assert all(re.fullmatch(r"[\w.\-]+==[\w.+]+", pin) for pin in pins)
+        named = {re.split(r"[=<>\[]", line)[0].lower().replace("_", "-") for line in pins}
+        asked = re.findall(r"^[\w-]+", (HUB / "requirements.in").read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(asked) <= named
+        lock = json.loads((HUB / "package-lock.json").read_text(encoding="utf-8"))
+        packages = {k: v for k, v in lock["packages"].items() if k}
+        assert all("integrity" in one and "resolved" not in one for one in packages.values())
+        wanted = json.loads((HUB / "package.json").read_text(encoding="utf-8"))["dependencies"]
+        for name, version in wanted.items():
+            assert packages[f"node_modules/{name}"]["version"] == version
+
+    def test_students_and_teachers_settings_are_well_formed(self):
+        found = list(HUB.rglob("*.json"))
+        assert len(found) >= 6
+        for path in found:
+            json.loads(path.read_text(encoding="utf-8"))
+        kernel = json.loads((HUB / "share/jupyter/kernels/python3/kernel.json").read_text(encoding="utf-8"))
+        told = subprocess.run(
+            [a.replace("{connection_file}", "/tmp/a b.json") for a in kernel["argv"]],
+            env={"CLASSROOM_PYTHON": "/bin/echo", "PATH": "/bin"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert told.stdout.strip() == "-m ipykernel_launcher -f /tmp/a b.json"
+        assert os.access(HUB / "bin" / "classroom", os.X_OK)
