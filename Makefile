@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PORT ?= 8000
 OUT ?= classroom
+HUB := .venv-hub
 
 # One thread: results do not depend on the number of cores, and two test workers do not contend.
 export OMP_NUM_THREADS := 1
@@ -56,7 +57,7 @@ check: $(READY)  ## quick: style, types, unit tests (no notebooks, no book)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not book and not sandbox" tests
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not book and not sandbox and not hub" tests
 
 .PHONY: test
 test: $(READY)  ## everything: style, types, units with coverage, notebooks, the strict build, the pages
@@ -88,6 +89,25 @@ grade: $(READY)  ## grade a folder of submissions: SUBMISSIONS=folder (ASSIGNMEN
 	@$(BIN)/python -m rnnlib.classroom grade "$(SUBMISSIONS)" --out "$(OUT)" $(if $(ASSIGNMENT),--assignment $(ASSIGNMENT)) \
 		$(if $(DATABASE),--database "$(DATABASE)") $(if $(DUE),--due "$(DUE)") $(if $(PART),--part $(PART))
 
+# The hub has an environment of its own, so that an update of one does not touch the other.
+$(HUB)/ready: deploy/jupyterhub/requirements.lock deploy/jupyterhub/package-lock.json
+	@if ! command -v npm >/dev/null; then \
+		echo "npm is missing: install Node.js 20 or later with npm and run make again." >&2; exit 1; fi
+	@$(or $(PYTHON),python3) -m venv $(HUB)
+	@$(HUB)/bin/python -m pip --disable-pip-version-check install --quiet -r deploy/jupyterhub/requirements.lock
+	@mkdir -p $(HUB)/npm && cp deploy/jupyterhub/package.json deploy/jupyterhub/package-lock.json $(HUB)/npm
+	@cd $(HUB)/npm && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+.PHONY: hub
+hub: $(READY) $(HUB)/ready  ## start JupyterHub for a class on this machine (as root; TEACHER=name PORT=8000)
+	@HUB_TEACHERS="$(or $(TEACHER),$(HUB_TEACHERS))" HUB_PORT=$(PORT) \
+		$(HUB)/bin/jupyterhub --config deploy/jupyterhub/jupyterhub_config.py
+
+.PHONY: test-hub
+test-hub: $(READY) $(HUB)/ready  ## a class on the hub, from sign-in to feedback, in a browser (as root)
+	@$(BIN)/python -m pytest -q -m hub tests/hub
+
 .PHONY: agreement
 agreement: $(READY)  ## measure again how closely rnnlib agrees with its references (a table of the book)
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not book" --record-agreement book/agreement.json tests
@@ -98,4 +118,4 @@ lock: $(READY)  ## write requirements.lock from what .venv holds
 
 .PHONY: clean
 clean:  ## remove .venv and everything built
-	rm -rf $(VENV) _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(HUB) _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
