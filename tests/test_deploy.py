@@ -220,6 +220,34 @@ class TestTheHub:
         assert "Traceback" not in done.stderr
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_teacher_cannot_run_strangers_code_by_a_button(self, tmp_path):
+        """nbgrader's autograde stops before it has changed anything."""
+        submitted = tmp_path / "rnn" / "submitted" / "anna" / "one"
+        kept = tmp_path / "rnn" / "autograded" / "anna" / "one" / "one.ipynb"
+        for path in (submitted / "one.ipynb", kept, tmp_path / "rnn" / "source" / "one" / "one.ipynb"):
+            path.parent.mkdir(parents=True)
+            path.write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
+        programs = Path(sys.executable).parent
+        environment = {
+            "PATH": f"{programs}:/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "JUPYTER_CONFIG_PATH": os.pathsep.join([str(HUB / "teacher"), str(HUB / "everyone")]),
+            "JUPYTER_PLATFORM_DIRS": "1",
+            "CLASSROOM_COURSE": "rnn",
+            "CLASSROOM_EXCHANGE": str(tmp_path / "exchange"),
+        }
+        done = subprocess.run(
+            [programs / "nbgrader", "autograde", "one", "--force", "--create"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode != 0
+        assert "Autograde is off here" in done.stderr
+        assert kept.exists()
+
     def test_the_locks_pin_everything_and_name_no_host(self):
         lines = (HUB / "requirements.lock").read_text(encoding="utf-8").splitlines()
         pins = [line for line in lines if not line.startswith("#")]

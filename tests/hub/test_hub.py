@@ -228,6 +228,9 @@ class TestAClass:
         right, wrong, begun = (points[name] for name in hub.students[:3])
         assert right[0] == right[1]
         assert 0 < begun[0] < wrong[0] < right[0]
+        before = sorted((teacher.home / "rnn" / "autograded").rglob("*.*"))
+        teacher.terminal(f"! nbgrader autograde {ASSIGNMENT} --force")  # it would run strangers' code here
+        assert sorted((teacher.home / "rnn" / "autograded").rglob("*.*")) == before != []
         teacher.terminal(f"nbgrader release_feedback {ASSIGNMENT}")
 
     def test_the_formgrader_shows_the_class(self, hub, people):
