@@ -114,9 +114,15 @@ CONTENTS = """entries => {
     document.querySelector('.front').after(list);
 }"""
 
-FOLIOS = """folios => document.querySelectorAll('.print-contents a').forEach(a => {
-    a.dataset.folio = folios[decodeURIComponent(a.getAttribute('href').slice(1))];
-})"""
+FOLIOS = """folios => {
+    document.querySelectorAll('.print-contents a').forEach(a => {
+        a.dataset.folio = folios[decodeURIComponent(a.getAttribute('href').slice(1))];
+    });
+    // Laid out anew: a layout that has been printed once breaks a few pages elsewhere the next time.
+    document.body.style.display = 'none';
+    document.body.getBoundingClientRect();
+    document.body.style.display = '';
+}"""
 
 
 def parts(root: Path) -> dict[str, str]:
