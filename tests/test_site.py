@@ -266,17 +266,24 @@ def needs(docname: str) -> list[str]:
     return [f"notebooks/{name}" for name in re.findall(r"(\w+)\.ipynb", sentence)]
 
 
+HELPED = {"notebooks/04_backpropagation_through_time": ["notebooks/appendix_matrix_calculus"]}
+"""Chapters whose text leads to an appendix that they can do without."""
+
+
 def test_the_map_lists_every_chapter_with_what_it_needs(pages):
     page = pages[HTML / "book" / "map.html"]
     (picture,) = elements(page, "book-map")
     assert links(picture) == [f"../{docname}.html" for docname in NOTEBOOKS]
     items = [links(item) for item in page.find(".//main").iter("li") if "need" in text_of(item)]
-    assert items == [[f"../{name}.html" for name in (docname, *needs(docname))] for docname in NOTEBOOKS]
+    assert items == [
+        [f"../{name}.html" for name in (docname, *needs(docname), *HELPED.get(docname, []))]
+        for docname in NOTEBOOKS
+    ]
     assert sum(map(len, items)) > len(items)
 
 
-def test_the_arrows_of_the_map_are_those_from_which_all_needs_follow(pages):
-    (picture,) = elements(pages[HTML / "book" / "map.html"], "book-map")
+def arrows_drawn(picture: ElementTree.Element, kind: str) -> dict[str, set[str]]:
+    """For each chapter those from which an arrow of a kind leads to it, by where the arrows begin and end."""
     below, above = {}, {}
     for link in picture.iter(SVG + "a"):
         rect = {k: float(link.find(SVG + "rect").get(k)) for k in ("x", "y", "width", "height")}
@@ -285,9 +292,15 @@ def test_the_arrows_of_the_map_are_those_from_which_all_needs_follow(pages):
         above[rect["x"] + rect["width"] / 2, rect["y"]] = docname
     drawn: dict[str, set[str]] = {docname: set() for docname in NOTEBOOKS}
     for arrow in picture.iter(SVG + "path"):
-        if arrow.get("marker-end"):
+        if arrow.get("marker-end") and arrow.get("class") == kind:
             numbers = [float(n) for n in re.findall(r"-?[\d.]+", arrow.get("d"))]
             drawn[above[numbers[-2], numbers[-1] + 3]].add(below[numbers[0], numbers[1]])
+    return drawn
+
+
+def test_the_arrows_of_the_map_are_those_from_which_all_needs_follow(pages):
+    (picture,) = elements(pages[HTML / "book" / "map.html"], "book-map")
+    drawn = arrows_drawn(picture, "map-needs")
 
     def closure(direct):
         @functools.cache
@@ -302,6 +315,39 @@ def test_the_arrows_of_the_map_are_those_from_which_all_needs_follow(pages):
         for need in arrows:
             fewer = closure(drawn | {docname: arrows - {need}})
             assert need not in fewer[docname], f"the arrow from {need} to {docname} follows from others"
+    helped = {docname: sorted(arrows) for docname, arrows in arrows_drawn(picture, "map-helps").items()}
+    assert {docname: arrows for docname, arrows in helped.items() if arrows} == HELPED
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_arrow_of_the_map_runs_through_a_box_and_no_name_out_of_one(site, open_page, width):
+    page = open_page(f"{site}/book/map.html", width=width)
+    through, out, points, letters = page.evaluate(
+        """() => {
+            const map = document.querySelector('svg.book-map'), through = [], out = [];
+            const boxes = [...map.querySelectorAll('a')].map(a => {
+                const {x, y, width, height} = a.querySelector('rect').getBBox();
+                const text = a.querySelector('text'), inner = text.getBBox(), name = text.textContent;
+                if (inner.x < x + 2 || inner.x + inner.width > x + width - 2
+                    || inner.y < y || inner.y + inner.height > y + height) out.push(name);
+                return {x, y, right: x + width, bottom: y + height, name};
+            });
+            let points = 0;
+            for (const path of map.querySelectorAll('.map-arrows path'))
+                for (let at = 0, whole = path.getTotalLength(); at <= whole; at += 1, points += 1) {
+                    const {x, y} = path.getPointAtLength(at), near = at > 3 && at < whole - 3 ? 2 : -1;
+                    for (const b of boxes)
+                        if (x > b.x - near && x < b.right + near && y > b.y - near && y < b.bottom + near)
+                            through.push(`${path.getAttribute('d')} at ${x}, ${y} in ${b.name}`);
+                }
+            const size = parseFloat(getComputedStyle(map.querySelector('text')).fontSize);
+            return [through, out, points, size * map.getScreenCTM().a];
+        }"""
+    )
+    assert points > 500
+    assert not through, through[:3]
+    assert not out
+    assert letters > 11, "too small to read"
 
 
 def test_a_box_of_the_map_leads_to_its_chapter_by_mouse_and_by_keyboard(reader):

@@ -1,11 +1,11 @@
-"""Finding one's way in the book: previews, back-links, the index, the openers and the map of the chapters.
+"""Finding one's way in the book: previews, back-links, the index and the openers of the chapters.
 
 - A reference to an equation or to a word of the glossary shows what it refers to, on the spot. What
   ``book/assets/previews.js`` shows is written into each page, so it needs no network and no server.
 - In the chapters, the first mention of a word of the glossary on a page becomes such a reference.
 - Under each equation stands where else it is used; the API names the equation that a function computes.
 - The index holds the words of the glossary and the equations by name.
-- What a chapter teaches, takes and needs becomes a box; ``{book-map}`` draws what needs what.
+- What a chapter teaches, takes and needs becomes a box; chapter_map.py draws what needs what.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import sources
-import yaml
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import ENV_PICKLE_FILENAME, Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.transforms import SphinxTransform
-from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
 
 from rnnlib import equations
@@ -331,146 +329,6 @@ def box_openers(app: Sphinx, doctree: nodes.document) -> None:
             box += lines
 
 
-# --- the map ----------------------------------------------------------------------------------
-
-
-class Chapter(NamedTuple):
-    """A chapter on the map."""
-
-    docname: str
-    name: str
-    title: str
-    needs: list[str]
-
-
-def chapters(root: Path) -> list[Chapter]:
-    """The notebooks in reading order, with what the sentence "You need …" of each refers to."""
-    found, number = [], 0
-    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    for part in toc.get("parts", []):
-        for docname in [chapter["file"] for chapter in part["chapters"]]:
-            number += bool(part.get("numbered"))
-            path = sources.source_path(root, docname)
-            if path.suffix != ".ipynb":
-                continue
-            text = next(text for _, text in sources.markdown_cells(path))
-            title = re.search(r"^# (.+)$", text, re.M)
-            needs = re.search(r"\*\*You need\*\*(.*?)\.(?=\s|$)", text, re.S)
-            if title is None or needs is None:
-                raise ValueError(f"{docname}: the first cell has no title, or no sentence 'You need …'")
-            files = re.findall(r"\]\(([\w./]+)\.ipynb\)", needs[1])
-            docnames = [docname.rpartition("/")[0] + "/" + file for file in files]
-            name = f"Chapter {number}" if part.get("numbered") else "Appendix"
-            found.append(Chapter(docname, name, title[1].strip(), docnames))
-    return found
-
-
-def all_needs(found: list[Chapter]) -> dict[str, set[str]]:
-    """All that comes before a chapter, directly or through others."""
-    needs: dict[str, set[str]] = {c.docname: set(c.needs) for c in found}
-
-    def reach(docname: str, path: tuple[str, ...] = ()) -> set[str]:
-        if docname in path:
-            raise ValueError(f"the chapters need each other in a circle: {' → '.join((*path, docname))}")
-        return needs[docname].union(*(reach(need, (*path, docname)) for need in needs[docname]))
-
-    return {docname: reach(docname) for docname in needs}
-
-
-class BookMap(SphinxDirective):
-    """What needs what: a picture of boxes and arrows, and the same as a list."""
-
-    def run(self) -> list[nodes.Node]:
-        found = chapters(Path(self.env.app.srcdir))
-        for chapter in found:
-            self.env.note_dependency(str(sources.source_path(Path(self.env.app.srcdir), chapter.docname)))
-        listing = nodes.bullet_list()
-        by_name = {c.docname: c for c in found}
-        for chapter in found:
-            line = nodes.paragraph("", "", self.link(chapter), nodes.Text(f" ({chapter.name.lower()})"))
-            line += nodes.Text(" needs " if chapter.needs else " needs no other chapter")
-            for i, need in enumerate(chapter.needs):
-                last = i == len(chapter.needs) - 1
-                line += [nodes.Text("" if i == 0 else " and " if last else ", "), self.link(by_name[need])]
-            line += nodes.Text(".")
-            listing += nodes.list_item("", line)
-        picture = nodes.raw("", self.draw(found), format="html")
-        return [picture, nodes.rubric("", "The same as a list"), listing]
-
-    def link(self, chapter: Chapter) -> nodes.Element:
-        xref = addnodes.pending_xref(
-            "",
-            refdomain="std",
-            reftype="doc",
-            reftarget="/" + chapter.docname,
-            refdoc=self.env.docname,
-            refexplicit=True,
-            refwarn=True,
-        )
-        xref += nodes.inline("", chapter.title)
-        return xref
-
-    def draw(self, found: list[Chapter]) -> str:
-        """Every chapter stands below all that it needs; an arrow that others imply is left out."""
-        before, columns = all_needs(found), 3
-        width, height, gap, drop, pad = 168, 84, 18, 46, 4  # a box, the spaces between, the rim
-        rank: dict[str, int] = {}
-        for chapter in sorted(found, key=lambda c: len(before[c.docname])):
-            rank[chapter.docname] = 1 + max((rank[n] for n in chapter.needs), default=-1)
-        rows = []
-        for level in range(max(rank.values()) + 1):
-            row = [c for c in found if rank[c.docname] == level]
-            rows += [row[i : i + columns] for i in range(0, len(row), columns)]
-        total = 2 * pad + columns * width + (columns - 1) * gap
-        place: dict[str, tuple[float, float]] = {}
-        for y, row in enumerate(rows):
-            left = (total - len(row) * width - (len(row) - 1) * gap) / 2
-            for x, chapter in enumerate(row):
-                place[chapter.docname] = (left + x * (width + gap), pad + y * (height + drop))
-        up = "../" * self.env.docname.count("/")
-        arrows, boxes = [], []
-        for chapter in found:
-            x, y = place[chapter.docname]
-            for need in chapter.needs:
-                if any(need in before[other] for other in chapter.needs):
-                    continue
-                from_x, from_y = place[need][0] + width / 2, place[need][1] + height
-                to_x, to_y = x + width / 2, y - 3
-                bend = max(drop, (to_y - from_y) / 2)
-                arrows.append(
-                    f'<path d="M{from_x:g} {from_y:g}C{from_x:g} {from_y + bend:g} {to_x:g} {to_y - bend:g} '
-                    f'{to_x:g} {to_y:g}" marker-end="url(#map-arrow)"/>'
-                )
-            boxes.append(
-                f'<a href="{up}{chapter.docname}.html"><rect x="{x:g}" y="{y:g}" width="{width}" '
-                f'height="{height}" rx="8"/><text x="{x + width / 2:g}" y="{y + 24:g}">'
-                f'<tspan class="map-name">{chapter.name}</tspan>'
-                + "".join(
-                    f'<tspan x="{x + width / 2:g}" dy="19">{html.escape(line)}</tspan>'
-                    for line in wrapped(chapter.title, 20)
-                )
-                + "</text></a>"
-            )
-        bottom = 2 * pad + len(rows) * (height + drop) - drop
-        return (
-            f'<svg class="book-map" viewBox="0 0 {total} {bottom}" role="group" '
-            'aria-label="The chapters as boxes. An arrow leads from a chapter to one that needs it. '
-            'The list below says the same.">'
-            '<defs><marker id="map-arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" '
-            'markerHeight="8" orient="auto"><path d="M0 0L8 4L0 8z"/></marker></defs>'
-            f'<g class="map-arrows">{"".join(arrows)}</g>{"".join(boxes)}</svg>'
-        )
-
-
-def wrapped(title: str, width: int) -> list[str]:
-    """A title in at most two lines of about equal length."""
-    words = title.split()
-    if len(title) <= width or len(words) == 1:
-        return [title]
-    cut = min(range(1, len(words)), key=lambda i: max(len(" ".join(words[:i])), len(" ".join(words[i:]))))
-    return [" ".join(words[:cut]), " ".join(words[cut:])]
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_transform(IndexNames)
     app.connect("doctree-read", box_openers)
@@ -483,5 +341,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", keep_search_index)
     app.connect("build-finished", name_entries)
     app.connect("doctree-resolved", bracket_once)
-    app.add_directive("book-map", BookMap)
+    app.setup_extension("chapter_map")
     return {"version": "1", "env_version": 2, "parallel_read_safe": True, "parallel_write_safe": True}
