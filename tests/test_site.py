@@ -449,14 +449,111 @@ class TestTheCover:
         assert inks == {"rgb(0, 114, 178)", "rgb(92, 179, 230)"}
 
 
-def test_on_a_phone_a_wide_figure_scrolls_within_itself_and_says_so(site, open_page):
-    page = open_page(f"{site}/notebooks/01_vanilla_rnn.html", width=390)
-    figure = page.locator(".text_html:has(> .rnnlib-figure)").first
-    hint, inner, outer = figure.evaluate(
-        "f => [getComputedStyle(f, '::after').content, f.scrollWidth, f.clientWidth]"
+class TestWhatIsWiderThanAPhone:
+    """It fades out on the side where there is more; figures of several panels set them in several lines."""
+
+    SCROLLERS = """() => {
+        document.querySelectorAll('details').forEach(d => d.open = true);
+        const wide = [...document.querySelectorAll('.bd-article *')].filter(e =>
+            e.scrollWidth > e.clientWidth + 1 && e.clientWidth && e.checkVisibility()
+            && ['auto', 'scroll'].includes(getComputedStyle(e).overflowX));
+        return new Promise(done => setTimeout(() => done(wide.map(e => {
+            const fades = getComputedStyle(e).maskImage, kind = e.tagName + ' ' + e.getAttribute('class');
+            return [kind, fades, e.textContent.trim().slice(0, 60)];
+        })), 300));
+    }"""
+
+    @pytest.mark.parametrize("theme", ["light", "dark"])
+    @pytest.mark.parametrize(
+        ("docname", "kinds"),
+        [
+            ("notebooks/01_vanilla_rnn", ["text_html", "table", "PRE"]),
+            (CHAPTER, ["PRE", "MJX-CONTAINER|math"]),
+        ],
     )
-    assert inner > outer
-    assert "sideways" in hint
+    def test_every_scroller_shows_that_there_is_more(self, site, open_page, docname, kinds, theme):
+        page = open_page(f"{site}/{docname}.html", width=390, theme=theme)
+        typeset(page)
+        page.wait_for_timeout(500)
+        found = page.evaluate(self.SCROLLERS)
+        for kind in kinds:
+            assert any(re.search(kind, name) for name, _, _ in found), f"no {kind} scrolls: {found}"
+        assert not [(name, text) for name, fades, text in found if "gradient" not in fades]
+
+    def test_nothing_fades_where_all_is_seen(self, site, open_page):
+        page = open_page(f"{site}/book/index.html")
+        page.wait_for_timeout(500)
+        assert page.locator(".more-left, .more-right").count() == 0
+
+    def test_the_fading_edge_and_the_hint_go_when_the_end_is_reached(self, site, open_page):
+        page = open_page(f"{site}/notebooks/01_vanilla_rnn.html", width=390)
+        typeset(page)
+        figure = page.locator(".text_html:has(> .rnnlib-figure)").first
+        figure.and_(page.locator(".more-right")).wait_for()
+        hint = "f => getComputedStyle(f, '::after').content"
+        assert "sideways" in figure.evaluate(hint)
+        classes = "f => [f.classList.contains('more-left'), f.classList.contains('more-right')]"
+        for place, left, right in ((40, True, True), (9999, True, False), (0, False, True)):
+            figure.evaluate("(f, place) => f.scrollLeft = place", place)
+            page.wait_for_timeout(100)
+            assert figure.evaluate(classes) == [left, right]
+            assert ("sideways" in figure.evaluate(hint)) == (place == 0)
+
+    def test_two_panels_stand_one_below_the_other_on_a_phone_and_side_by_side_beyond(self, site, open_page):
+        page = open_page(f"{site}/notebooks/01_vanilla_rnn.html", width=390)
+        typeset(page)
+        svg = page.locator(".rnnlib-slider svg.rnnlib-figure").first
+        svg.and_(page.locator(".rnnlib-stacked")).wait_for()
+        drawn = """svg => { const r = e => e.getBoundingClientRect(), outer = svg.parentElement;
+            const axes = [...svg.querySelectorAll(':scope > g > g:has(> g)')].map(r);
+            const first = axes[0], next = axes.find(b => b.top > first.bottom || b.left > first.right + 60);
+            return [outer.scrollWidth - outer.clientWidth, next.top >= first.bottom, next.left >= first.right,
+                    axes.every(b => b.left >= r(svg).left - 2 && b.bottom <= r(svg).bottom + 2),
+                    svg.getAttribute('viewBox')]; }"""
+        over, below, beside, within, narrow = svg.evaluate(drawn)
+        assert (over, below, beside, within) == (0, True, False, True)
+        page.locator(".rnnlib-slider input").first.press("ArrowRight")
+        assert svg.locator("[data-at]:visible").count() > 0
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.locator(".rnnlib-slider svg.rnnlib-figure:not(.rnnlib-stacked)").first.wait_for()
+        over, below, beside, within, wide = svg.evaluate(drawn)
+        assert (over, below, beside) == (0, False, True)
+        assert wide != narrow
+
+    def test_a_panel_that_shared_its_numbers_has_them_again_at_the_head_of_a_line(self, site, open_page):
+        page = open_page(f"{site}/notebooks/07_gradients.html", width=390)
+        typeset(page)
+        again = page.locator("svg[aria-label^='Three panels of length against lag'] .rnnlib-again")
+        again.first.wait_for()
+        assert again.count() == 2
+        assert len({box.bounding_box()["x"] for box in again.all()}) == 1
+        page.set_viewport_size({"width": 1280, "height": 900})
+        again.first.wait_for(state="detached")
+
+    @pytest.mark.parametrize("docname", NOTEBOOKS)
+    def test_no_panel_of_a_figure_is_lost_or_covers_another(self, site, open_page, docname):
+        page = open_page(f"{site}/{docname}.html", width=390)
+        typeset(page)
+        page.wait_for_timeout(500)
+        lost = page.evaluate(
+            """() => [...document.querySelectorAll('svg.rnnlib-stacked')].flatMap(svg => {
+                const paper = svg.getBoundingClientRect();
+                const panels = svg.figure.rows.flatMap(row => row.panels).map(panel => {
+                    const texts = panel.parts.flatMap(p => [...p.querySelectorAll('use')])
+                        .filter(e => !e.closest('[clip-path]'))
+                        .map(e => e.getBoundingClientRect()).filter(b => b.width);
+                    return [Math.min(...texts.map(b => b.left)), Math.max(...texts.map(b => b.right)),
+                            Math.min(...texts.map(b => b.top)), Math.max(...texts.map(b => b.bottom))];
+                }).filter(box => box.every(Number.isFinite));
+                const out = panels.filter(([l, r, t, b]) => l < paper.left - 2 || r > paper.right + 2
+                    || t < paper.top - 2 || b > paper.bottom + 2);
+                const covered = panels.filter((p, i) => panels.some((q, j) => i < j
+                    && p[0] < q[1] - 1 && q[0] < p[1] - 1 && p[2] < q[3] - 1 && q[2] < p[3] - 1));
+                return out.length + covered.length ? [svg.getAttribute('aria-label').slice(0, 60)] : [];
+            })"""
+        )
+        assert not lost
+        assert page.complaints == []
 
 
 def test_on_paper_nothing_is_left_that_only_works_on_a_screen(site, open_page):

@@ -126,6 +126,28 @@ class TestTheReader:
         expected = 230 - 40 - (C + reach) / (2 * reach) * (230 - 10 - 40)
         np.testing.assert_allclose(drawn[:, 1], expected, atol=0.06)
 
+    @pytest.mark.parametrize("machine", ["one-unit", "memory-cell"])
+    def test_sees_on_a_phone_the_last_picture_and_the_controls_at_once(self, site, open_page, machine):
+        page = open_page(f"{site}/{PAGE}", width=390)
+        row, picture = page.locator(f".{machine} .hands-on-row"), page.locator(f".{machine} svg").last
+        picture.evaluate("e => e.scrollIntoView({block: 'end'})")
+        page.wait_for_timeout(300)
+        controls, shown = row.bounding_box(), picture.bounding_box()
+        assert controls["y"] >= 0
+        assert controls["y"] + controls["height"] <= shown["y"]
+        assert shown["y"] + shown["height"] <= 900
+        assert controls["y"] + controls["height"] < 900 / 3, "the controls cover too much"
+        before = picture.inner_html()
+        row.locator("input").first.press("ArrowLeft")
+        assert row.bounding_box() == controls
+        assert picture.inner_html() != before
+
+    def test_has_the_whole_of_a_low_screen_for_the_pictures(self, site, open_page):
+        page = open_page(f"{site}/{PAGE}", width=390)
+        page.set_viewport_size({"width": 390, "height": 500})
+        page.locator(".one-unit svg").last.evaluate("e => e.scrollIntoView({block: 'end'})")
+        assert page.locator(".one-unit .hands-on-row").bounding_box()["y"] < 0
+
     @pytest.mark.parametrize("scripts", [True, False])
     def test_sees_a_picture_on_paper_and_without_scripts(self, site, open_page, scripts):
         page = open_page(f"{site}/{PAGE}", java_script_enabled=scripts)
