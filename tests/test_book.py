@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from urllib.parse import unquote, urlsplit
 
 import nbformat
@@ -237,6 +238,45 @@ def test_every_exercise_has_a_solution_that_is_folded_on_the_page_and_in_jupyter
         least = 2 if path.name.startswith("appendix") else 4
         assert least <= len(exercises) <= 6, f"{path.name}: {len(exercises)} exercises"
         assert solutions == exercises, f"{path.name}: every exercise has one solution, in order"
+
+
+def lesson_cells(path):
+    """The code cells of a notebook that do not belong to a solution, with their numbers."""
+    within = False
+    for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            opened, closed = source.rfind("{solution-start}"), source.rfind("{solution-end}")
+            within = opened > closed or (within and opened == closed)
+        elif not within:
+            yield i, cell, source
+
+
+FOLDS = {f"Show the {what}": f"Hide the {what}" for what in ("check", "training", "experiment")}
+
+
+def test_no_wall_of_checks_or_of_training_interrupts_a_lesson(pages):
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        folded, plain = Counter(), 0
+        for i, cell, source in lesson_cells(path):
+            where, own = f"{path.name}, cell {i}", cell["metadata"].get("mystnb", {})
+            hidden = "hide-input" in cell["metadata"].get("tags", [])
+            if show := own.get("code_prompt_show"):
+                assert hidden, f"{where}: {show} without the tag hide-input"
+                assert own["code_prompt_hide"] == FOLDS[show], where
+                folded[show] += 1
+            elif not hidden and not cell["outputs"]:
+                length = len(source.splitlines())
+                plain += length
+                checks = re.search(r"^assert", source, re.M)
+                assert not checks or length <= 24, f"{where}: fold it, it only checks"
+                assert ".fit(" not in source, f"{where}: fold the training"
+        assert plain <= 150, f"{path.name}: {plain} lines of code in view that show nothing"
+        page = pages[HTML / "notebooks" / f"{path.stem}.html"]
+        folds = [e for e in page.iter("details") if "hide" in (e.get("class") or "").split()]
+        shown = Counter(" ".join(fold.find("summary/p").itertext()).strip() for fold in folds)
+        assert folded == {show: n for show, n in shown.items() if show in FOLDS}, path.name
+        assert not [fold for fold in folds if fold.get("open") is not None]
 
 
 def test_the_stored_outputs_are_those_of_checked_cells():
