@@ -252,6 +252,15 @@ def lesson_cells(path):
             yield i, cell, source
 
 
+def test_no_line_of_code_in_view_is_longer_than_the_column():
+    """82 letters, as ruff formats them; what ruff cannot break is broken by hand."""
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for i, cell, source in lesson_cells(path):
+            if "hide-input" not in cell["metadata"].get("tags", []):
+                long = [line for line in source.splitlines() if len(line) > 82]
+                assert not long, f"{path.name}, cell {i}: {long}"
+
+
 FOLDS = {f"Show the {what}": f"Hide the {what}" for what in ("check", "training", "experiment")}
 
 

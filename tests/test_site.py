@@ -556,6 +556,16 @@ class TestWhatIsWiderThanAPhone:
         assert page.complaints == []
 
 
+def test_code_as_long_as_ruff_allows_fits_a_small_desktop(site, open_page):
+    page = open_page(f"{site}/notebooks/01_vanilla_rnn.html")
+    wide = page.evaluate(
+        """() => [...document.querySelectorAll('.bd-article .cell pre')]
+            .filter(e => e.checkVisibility() && !e.closest('.solution') && e.scrollWidth > e.clientWidth)
+            .map(e => e.textContent.slice(0, 60))"""
+    )
+    assert not wide
+
+
 def test_on_paper_nothing_is_left_that_only_works_on_a_screen(site, open_page):
     page = open_page(f"{site}/{CHAPTER}.html")
     page.keyboard.press("Tab")
