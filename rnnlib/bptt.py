@@ -973,7 +973,7 @@ def initial_from_parameter(h_0: Annotated[Array, "H"], batch_size: int) -> Annot
     """A learned initial state, the same for every sequence of a batch (:eq:`eq-bptt-initial`).
 
     Args:
-        h_0: the parameter, (H,).
+        h_0: the parameter η, (H,).
         batch_size: B, at least 1.
 
     Returns:
@@ -996,7 +996,7 @@ def initial_from_parameter_backward(d_initial: Annotated[Array, "B H"]) -> Annot
         d_initial: ∂L/∂h_0 of every sequence, (B, H).
 
     Returns:
-        ∂L/∂h_0, summed over the batch, (H,).
+        ∂L/∂η, the sum of ∂L/∂h_0 over the batch, (H,).
 
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`.

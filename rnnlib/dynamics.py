@@ -285,7 +285,8 @@ def fixed_points(w: float, b: float = 0.0) -> Annotated[Array, "K"]:
     In the pre-activation u = w h + b they are the roots of G(u) = w tanh(u) + b - u. G is positive
     far on the left, negative far on the right. Its slope is w / cosh²(u) - 1. For w ≤ 1 it never
     rises: one root. For w > 1 it falls, rises and falls again, turning at ±arcosh(√w): one root at
-    most in each of the three pieces. Bisection finds it, and cannot miss or leave its bracket.
+    most in each of the three pieces. Bisection finds it and cannot leave its bracket; rounding may
+    hide a double root, at a fold.
 
     Args:
         w: the weight of the unit on itself, a finite number.
@@ -481,7 +482,7 @@ def contraction_bound(
     initial: Annotated[Array, "B H"],
     other: Annotated[Array, "B H"],
 ) -> Distances:
-    """Two runs on the same inputs come together like γ^t (:eq:`eq-dynamics-contraction`).
+    """The bound γ^t on how far two runs on the same inputs are apart (:eq:`eq-dynamics-contraction`).
 
     Args:
         cell: a vanilla network, float32 or float64.
@@ -579,14 +580,14 @@ def memory_curve(
     """How much of the input k steps ago a linear network still holds (:eq:`eq-dynamics-memory`).
 
     Computed without C or its inverse. With the vectors W^k W_xh as rows, what lies behind the last
-    delay below them, and √λ I below that, a QR decomposition has (C + λ I) = RᵀR. Then m_k is the
+    delay below them, and ε I below that, a QR decomposition has (C + ε² I) = RᵀR. Then m_k is the
     squared length of the row of Q that belongs to W^k W_xh.
 
     Args:
         W_hh: recurrent weights, (H, H), of spectral radius below 1, float32 or float64.
         W_xh: input weights, (H, I); the inputs as in :func:`state_covariance`.
         delays: D, at least 1.
-        noise: λ, the variance of white noise on every unit when the state is read, at least 0.
+        noise: ε², the variance of white noise on every unit when the state is read, at least 0.
 
     Returns:
         m_0, …, m_{D-1}, the squared correlation of the best linear readout with the input at each
@@ -625,10 +626,10 @@ def memory_capacity(
     Args:
         W_hh: recurrent weights, (H, H), of spectral radius below 1, float32 or float64.
         W_xh: input weights, (H, I); the inputs as in :func:`state_covariance`.
-        noise: λ, the variance of white noise on every unit when the state is read, at least 0.
+        noise: ε², the variance of white noise on every unit when the state is read, at least 0.
 
     Returns:
-        Σ_i c_i / (c_i + λ) over the eigenvalues c_i of C, a scalar; H without noise.
+        Σ_i c_i / (c_i + ε²) over the eigenvalues c_i of C, a scalar; H without noise.
 
     Raises:
         TypeError, ValueError: as :func:`memory_curve`.
@@ -650,7 +651,8 @@ def determination(ys: Annotated[Array, "N O"], answers: Annotated[Array, "N O"])
         answers: what was answered, (N, O).
 
     Returns:
-        1 - Σ (y - ŷ)² / Σ (y - ȳ)² for every output, (O,); below 0 where the mean does better.
+        1 - Σ (d - y)² / Σ (d - d̄)² for every output, with targets d and answers y, (O,);
+        below 0 where the mean does better.
 
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; a constant column, which has

@@ -98,8 +98,8 @@ def step_jacobian_notes(
       a_i = W_hh σ(a_{i-1}) + …, :func:`preactivation_jacobian` (Pascanu, Mikolov and Bengio 2013);
     - a_i, the pre-activation of the step itself: the transpose (∂h_i/∂h_{i-1})ᵀ, exactly. It
       carries a gradient, written as a column, from h_i back to h_{i-1};
-    - h_{i-1}, to the letter: exact for the identity alone, whose derivative is 1 everywhere,
-      and then the transpose.
+    - h_{i-1}, to the letter: for the rectifier the same as with a_{i-1}; for the identity, whose
+      derivative is 1 everywhere, both of the above; for tanh and the logistic function neither.
 
     Args:
         h_prev: where σ' is taken, (B, H).
@@ -543,8 +543,8 @@ def lyapunov_exponents(
 
     K orthonormal deviations are carried along by the Jacobians. After every step a QR
     decomposition makes them orthonormal again, and R's diagonal holds how far each one stretched.
-    The mean of its logarithm is an exponent. A positive one means that gradients explode and
-    the network is chaotic; all negative, they vanish.
+    The mean of its logarithm is an exponent. With a positive one gradients explode, and a network
+    that is bounded and does not come to rest or repeat itself is chaotic. All negative, they vanish.
 
     Args:
         cell: the cell that ran.

@@ -131,7 +131,7 @@ def orthogonal(
     """A random matrix that keeps lengths, with Haar's distribution (:eq:`eq-initialisation-orthogonal`).
 
     The Q of a normal matrix's QR decomposition. LAPACK chooses the signs of R's diagonal by a rule
-    of its own, which favours some rotations; made positive, every rotation is equally likely.
+    of its own, which favours some matrices; made positive, every orthogonal one is equally likely.
 
     Args:
         rng: the generator to draw from.
@@ -224,7 +224,7 @@ def glorot_normal(
     Raises:
         TypeError, ValueError: a size below 1, no generator, no floating-point dtype.
 
-    Glorot and Bengio (2010).
+    The variance of Glorot and Bengio (2010), who draw uniformly.
     """
     check_draw("glorot_normal", rng, dtype)
     rows, columns = _size("glorot_normal", "rows", rows), _size("glorot_normal", "columns", columns)
@@ -275,7 +275,7 @@ def random_vanilla_cell(
         rng: the generator to draw from.
         input_size: I.
         hidden_size: H.
-        spectral_radius: ρ(W_hh), above 0; below 1 the state slowly forgets.
+        spectral_radius: ρ(W_hh), above 0; below 1 a linear network forgets its start; with tanh a guide only.
         input_scale: the entries of W_xh are uniform on ± this, at least 0.
         bias_scale: the entries of b_h are uniform on ± this, at least 0.
         activation: ``"tanh"``, ``"logistic"``, ``"relu"`` or ``"identity"``.

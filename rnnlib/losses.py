@@ -469,7 +469,7 @@ def perplexity(loss: Annotated[Array, ""]) -> Annotated[Array, ""]:
         loss: a mean cross-entropy in nats, a scalar.
 
     Returns:
-        exp(loss), a scalar: 1 for a model that is always right, K for one that guesses.
+        exp(loss), a scalar: 1 for a model that is right and certain, K for one to which all K are equal.
 
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`.

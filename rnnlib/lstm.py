@@ -361,8 +361,8 @@ def memory_total(
 ) -> Annotated[Array, "B H"]:
     """The total derivative of the memory, from the two ways it acts on the loss (:eq:`eq-lstm-memory-total`).
 
-    C_t is seen through h_t, and it is carried on to C_{t+1}; to leave out either gives a wrong
-    gradient from the first step on.
+    C_t is seen through h_t, and it is carried on to C_{t+1}; to leave out the first gives a wrong
+    gradient at every step, to leave out the second at every step but the last.
 
     Args:
         d_C_from_h: what comes back through h_t, (B, H), from :func:`hidden_state_backward`.

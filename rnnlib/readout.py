@@ -18,7 +18,7 @@ def ridge(
 ) -> tuple[Annotated[Array, "O H"], Annotated[Array, "O"]]:
     """The readout that minimises the penalised squared error (:eq:`eq-vanilla-ridge`).
 
-    Minimises Σₙ ‖W_hy hₙ + b_y - yₙ‖² + μ ‖W_hy‖_F²; the bias is not penalised. Solved as one
+    Minimises Σₙ ‖W_hy hₙ + b_y - dₙ‖² + μ ‖W_hy‖_F²; the bias is not penalised. Solved as one
     least-squares problem with √μ I written below the centred states, which squares no condition
     number as the normal equations would.
 
