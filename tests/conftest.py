@@ -74,7 +74,8 @@ def built(tmp_path_factory, worker_id) -> Path:
         if not outcome.exists():
             result = jupyter_book(ROOT)
             lines = (result.stdout + result.stderr).splitlines()
-            told = [line for line in lines if re.search(r"WARNING|ERROR|Error", line)] or lines[-30:]
+            told = [line for line in lines if re.search(r"WARNING|ERROR|Error", line)]
+            told = [line for line in told if "IPKernelApp" not in line] or lines[-30:]
             outcome.write_text("" if result.returncode == 0 else "\n".join(told), encoding="utf-8")
     told = outcome.read_text(encoding="utf-8")
     if told:
