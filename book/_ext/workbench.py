@@ -40,19 +40,17 @@ def unit_orbit(w: float, b: float, h_0: float, steps: int) -> np.ndarray:
 
 def remember(f: float, i_mark: float, i_rest: float, o: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Memory, hidden state, and the gradient of the last memory at each step, each (T,)."""
-    i = np.full(STEPS, i_rest)
+    f_t, o_t, C_tilde = np.array([[f]]), np.array([[o]]), candidates().reshape(STEPS, 1, 1)
+    i = np.full((STEPS, 1, 1), i_rest)
     i[list(MARKS)] = i_mark
     C, h = [np.zeros((1, 1))], []
-    gate = [np.array([[f]]), np.array([[o]])]
-    for i_t, candidate in zip(i, candidates(), strict=True):
-        C.append(lstm.memory(gate[0], C[-1], np.array([[i_t]]), np.array([[candidate]])))
-        h.append(lstm.hidden_state(gate[1], C[-1]))
+    for t in range(STEPS):
+        C.append(lstm.memory(f_t, C[t], i[t], C_tilde[t]))
+        h.append(lstm.hidden_state(o_t, C[t + 1]))
     gradient = [np.ones((1, 1))]
     for t in range(STEPS - 1, 0, -1):
-        parts = lstm.memory_backward(
-            gradient[-1], gate[0], C[t], np.array([[i[t]]]), np.array([[candidates()[t]]])
-        )
-        gradient.append(parts[1])
+        _, d_C_prev, _, _ = lstm.memory_backward(gradient[-1], f_t, C[t], i[t], C_tilde[t])
+        gradient.append(d_C_prev)
     return tuple(np.array(values).reshape(-1) for values in (C[1:], h, gradient[::-1]))
 
 

@@ -91,6 +91,13 @@ def solutions(source: Path) -> dict[str, str]:
     return found
 
 
+def mistaken(answers: Mapping[str, str], function: str, right: str, wrong: str) -> dict[str, str]:
+    """The answers, with one text in place of another in the one that defines a function."""
+    (name,) = [n for n, text in answers.items() if f"def {function}(" in text]
+    assert answers[name].count(right) == 1, "the mistake must change the answer in one place"
+    return {**answers, name: answers[name].replace(right, wrong)}
+
+
 def submission(
     release: Mapping[str, Any], answers: Mapping[str, str], front: str = "", back: str = ""
 ) -> Notebook:

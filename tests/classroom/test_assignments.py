@@ -104,11 +104,8 @@ class TestMarks:
     ],
 )
 def test_a_typical_mistake(source, call, right, wrong, points, words):
-    answers = solutions_of(source)
     written = getattr(mistakes(source), "WRITTEN_IN", {}).get(call, call)
-    (name,) = [n for n, text in answers.items() if f"def {written}(" in text]
-    assert answers[name].count(right) == 1, "the mistake must change the answer in one place"
-    mark = marks_here(source, answers | {name: answers[name].replace(right, wrong)}, call)
+    mark = marks_here(source, students.mistaken(solutions_of(source), written, right, wrong), call)
     assert mark.points == points, mark
     lost = [line for line, earned, maximum in mark.lines if earned < maximum or maximum == 0]
     assert any(words in line for line in lost), mark.lines

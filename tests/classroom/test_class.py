@@ -37,13 +37,11 @@ def hand_in(folder: Path, count: int) -> dict[str, tuple[str, float]]:
     maximum = {question.call: question.points for question in assignment.questions}
     expected = {}
     for i in range(count):
-        answers, front, status, points = dict(right), "", GRADED, assignment.points
+        answers, front, status, points = right, "", GRADED, assignment.points
         if i % 3 == 1:
             call, text, wrong, left, _ = WRONG[i // 3 % len(WRONG)]
             points -= maximum[call] - left
-            place = f"def {chapter_01.WRITTEN_IN.get(call, call)}("
-            (name,) = [n for n, source in right.items() if place in source]
-            answers[name] = right[name].replace(text, wrong)
+            answers = students.mistaken(right, chapter_01.WRITTEN_IN.get(call, call), text, wrong)
         elif i % 3 == 2:
             case = HOSTILE[i // 3 % len(HOSTILE)]
             front, status = case.front.replace("{canary}", "/root"), case.status
@@ -118,7 +116,8 @@ def main(count: int) -> None:
                     grader.wait()
                 time.sleep(0.2)
             spent += time.monotonic() - begun
-        wrong = {s: (marks(out).get(s), e) for s, e in expected.items() if marks(out).get(s) != e}
+        found = marks(out)
+        wrong = {s: (found.get(s), e) for s, e in expected.items() if found.get(s) != e}
         print(
             f"{count} submissions on {os.cpu_count()} cores, killed once: {spent:.0f} s, "
             f"{spent * (os.cpu_count() or 1) / count:.2f} core seconds each, at most {peak / 2**20:.0f} MiB; "
