@@ -49,17 +49,42 @@ class NumPyBackend:
     einsum: Callable[..., Any] = staticmethod(np.einsum)
     zeros_like: Callable[..., Any] = staticmethod(np.zeros_like)
     ones_like: Callable[..., Any] = staticmethod(np.ones_like)
+    copy: Callable[..., Any] = staticmethod(np.copy)
+    contiguous: Callable[..., Any] = staticmethod(np.ascontiguousarray)
+    mm: Callable[..., Any] = staticmethod(np.matmul)
+    mul: Callable[..., Any] = staticmethod(np.multiply)
+    sub: Callable[..., Any] = staticmethod(np.subtract)
 
     @staticmethod
-    def sigmoid(a: Array) -> Array:
+    def sigmoid(a: Array, out: Array | None = None) -> Array:
         """The logistic function 1 / (1 + exp(-a)), with no overflow at either end."""
         e = np.exp(-np.abs(a))  # in (0, 1]: the only exponential that cannot overflow
-        return np.where(a >= 0, 1 / (1 + e), e / (1 + e))
+        return np.divide(np.where(a >= 0, 1, e), 1 + e, out=out)
 
     @staticmethod
-    def relu(a: Array) -> Array:
+    def relu(a: Array, out: Array | None = None) -> Array:
         """max(a, 0). A NaN stays a NaN."""
-        return np.maximum(a, a.dtype.type(0))
+        return np.maximum(a, a.dtype.type(0), out=out)
+
+    @staticmethod
+    def addmm(c: Array, a: Array, b: Array, out: Array) -> Array:
+        """c + a @ b, written to ``out``, which may be ``c``."""
+        return np.add(c, a @ b, out=out)
+
+    @staticmethod
+    def addcmul(c: Array, a: Array, b: Array, out: Array) -> Array:
+        """c + a ⊙ b, written to ``out``, which may be any of them."""
+        return np.add(c, a * b, out=out)
+
+    @staticmethod
+    def split(a: Array, sizes: Sequence[int]) -> Sequence[Array]:
+        """Views of the next ``sizes[0]``, ``sizes[1]``, … rows."""
+        return np.split(a, np.cumsum(sizes)[:-1])
+
+    @staticmethod
+    def empty(shape: tuple[int, ...], like: Array) -> Array:
+        """An array with any numbers in it, with the dtype (and, on torch, the device) of ``like``."""
+        return np.empty(shape, dtype=like.dtype)
 
     @staticmethod
     def stack(arrays: Sequence[Array], axis: int = 0) -> Array:
@@ -161,9 +186,26 @@ class TorchBackend:
         self.zeros_like: Callable[..., Any] = torch.zeros_like
         self.ones_like: Callable[..., Any] = torch.ones_like
         self.sigmoid: Callable[..., Any] = torch.sigmoid
-        self.relu: Callable[..., Any] = torch.relu
+        self.copy: Callable[..., Any] = torch.clone
+        self.mm: Callable[..., Any] = torch.mm
+        self.mul: Callable[..., Any] = torch.mul
+        self.sub: Callable[..., Any] = torch.sub
+        self.addmm: Callable[..., Any] = torch.addmm
+        self.addcmul: Callable[..., Any] = torch.addcmul
         self.svdvals: Callable[..., Any] = torch.linalg.svdvals
         self.eigvals: Callable[..., Any] = torch.linalg.eigvals
+
+    def relu(self, a: Array, out: Array | None = None) -> Array:
+        return self._torch.relu(a) if out is None else self._torch.clamp_min(a, 0, out=out)
+
+    def contiguous(self, a: Array) -> Array:
+        return a.contiguous()
+
+    def split(self, a: Array, sizes: Sequence[int]) -> Sequence[Array]:
+        return self._torch.split(a, list(sizes))
+
+    def empty(self, shape: tuple[int, ...], like: Array) -> Array:
+        return self._torch.empty(shape, dtype=like.dtype, device=like.device)
 
     def stack(self, arrays: Sequence[Array], axis: int = 0) -> Array:
         return self._torch.stack(tuple(arrays), dim=axis)
@@ -220,11 +262,7 @@ class TorchBackend:
 
 
 _numpy_backend = NumPyBackend()
-
-
-@functools.cache
-def _torch_backend() -> TorchBackend:
-    return TorchBackend()
+_torch_backends: list[TorchBackend] = []  # the one, once it was needed: torch is imported no earlier
 
 
 def is_torch(x: object) -> bool:
@@ -250,7 +288,9 @@ def backend_of(x: Array) -> NumPyBackend | TorchBackend:
     if isinstance(x, np.ndarray):
         return _numpy_backend
     if is_torch(x):
-        return _torch_backend()
+        if not _torch_backends:
+            _torch_backends.append(TorchBackend())
+        return _torch_backends[0]
     raise TypeError(f"expected a numpy.ndarray or a torch.Tensor, got {type(x).__name__}")
 
 

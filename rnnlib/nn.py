@@ -33,57 +33,25 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnlib.backend import check_choice
+from rnnlib.backend import backend_of, check_choice
+from rnnlib.engine import Steps, choose, differentiable
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
 Device: TypeAlias = torch.device | str | int | None
 
-
-# --- the rows of a batch of sequences ---------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Steps:
-    """How the steps of a batch lie in the N rows of a matrix, and which way to walk them.
-
-    Step t has the next ``sizes[t]`` rows. Longer sequences come first, so the rows of a step belong
-    to the first ``sizes[t]`` sequences; a sequence that has no row in a step keeps its state there.
-
-    Attributes:
-        sizes: the number of sequences at every step, never growing; they sum to N.
-        reverse: whether to walk from the last step to the first.
-    """
-
-    sizes: tuple[int, ...]
-    reverse: bool = False
-
-    @property
-    def walk(self) -> range:
-        """The steps in the order in which the layer takes them."""
-        T = len(self.sizes)
-        return range(T - 1, -1, -1) if self.reverse else range(T)
-
-    def split(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """The rows (N, ·) of each step: T matrices (B_t, ·)."""
-        return torch.split(rows, list(self.sizes))
-
-    def join(self, walked: Sequence[Tensor]) -> Tensor:
-        """All rows (N, ·) from the steps in walking order, (B_t, ·) each."""
-        return torch.cat(tuple(reversed(walked)) if self.reverse else tuple(walked))
-
-    def states_before(self, initial: Tensor, states: Tensor) -> Tensor:
-        """The state that each step starts from, (N, ·), given the states after the steps, (N, ·)."""
-        after, state, before = self.split(states), initial, []
-        for t in self.walk:
-            before.append(state[: self.sizes[t]])
-            state = carry(after[t], state)
-        return self.join(before)
+backend_of(torch.empty(0))  # the primitives of torch are made now, and not while something is traced
 
 
-def carry(new: Tensor, old: Tensor) -> Tensor:
-    """The state (B, ·) after a step that changed the first B_t of its rows."""
-    return new if len(new) == len(old) else torch.cat((new, old[len(new) :]))
+# --- one layer in one direction: forward and backward are neighbours --------------------------
+#
+# x is (N, I), the states are (B, H). The functions trust their input. A forward function returns what
+# belongs to every row: the states, hs first, and what saves its backward function from computing again;
+# it writes them to ``out`` if that is given. A backward function takes the gradients of hs (None for zero)
+# and of the last states, then the arguments of the forward function, then everything that it returned; it
+# returns the gradients of the arguments. ``loops`` is a module of rnnlib.engine.
+
+Rows: TypeAlias = tuple[Tensor, ...]
 
 
 def sum_of_biases(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
@@ -91,16 +59,18 @@ def sum_of_biases(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
     return None if b_ih is None or b_hh is None else b_ih + b_hh
 
 
-def or_zeros(d_x: Tensor | None, x: Tensor) -> Tensor:
-    """A gradient, where None stands for zeros in the shape of ``x``."""
-    return torch.zeros_like(x) if d_x is None else d_x
+def input_product(x: Tensor, W_ih: Tensor, b: Tensor | None, out: Tensor | None) -> Tensor:
+    """What the inputs contribute to the pre-activations of all steps: one product."""
+    if out is None:
+        return linear(x, W_ih, b)
+    return torch.mm(x, W_ih.T, out=out) if b is None else torch.addmm(b, x, W_ih.T, out=out)
 
 
-# --- one layer in one direction: forward and backward are neighbours --------------------------
-#
-# x is (N, I), the states are (B, H), hs is (N, H). The functions trust their input. A backward
-# function takes the gradients of what its forward function returns first (None for zero), then the
-# arguments of the forward function, then what the forward function returned.
+def input_gradients(
+    d_a: Tensor, x: Tensor, W_ih: Tensor, b_ih: Tensor | None, needs_d_x: bool
+) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """``d_x`` (N, I), ``d_W_ih`` and the bias's gradient: each one product, or one sum, over all rows."""
+    return d_a @ W_ih if needs_d_x else None, d_a.T @ x, None if b_ih is None else d_a.sum(0)
 
 
 def rnn_layer(
@@ -112,27 +82,18 @@ def rnn_layer(
     b_ih: Tensor | None,
     b_hh: Tensor | None,
     *,
+    loops: Any,
     nonlinearity: str,
-) -> tuple[Tensor, Tensor]:
-    """One layer of the vanilla network along its steps (:eq:`eq-vanilla-hidden`).
-
-    Returns:
-        ``hs`` (N, H) and ``h_n`` (B, H).
-    """
-    activation = torch.tanh if nonlinearity == "tanh" else torch.relu
-    a_x = steps.split(linear(x, W_ih, sum_of_biases(b_ih, b_hh)))  # T of (B_t, H)
-    h, hs = h_0, []
-    for t in steps.walk:
-        h_prev = h[: steps.sizes[t]]  # (B_t, H)
-        h_t = activation(torch.addmm(a_x[t], h_prev, W_hh.T))  # (B_t, H)
-        h = carry(h_t, h)
-        hs.append(h_t)
-    return steps.join(hs), h
+    out: Sequence[Tensor] | None = None,
+) -> Rows:
+    """One layer of the vanilla network along its steps (:eq:`eq-vanilla-hidden`): ``hs`` (N, H)."""
+    a_x = input_product(x, W_ih, sum_of_biases(b_ih, b_hh), None if out is None else out[0])  # (N, H)
+    return (loops.rnn(steps, a_x, h_0, W_hh, nonlinearity == "relu"),)
 
 
 def rnn_layer_backward(
     d_hs: Tensor | None,
-    d_h_n: Tensor | None,
+    d_h_n: Tensor,
     steps: Steps,
     x: Tensor,
     h_0: Tensor,
@@ -141,33 +102,16 @@ def rnn_layer_backward(
     b_ih: Tensor | None,
     b_hh: Tensor | None,
     hs: Tensor,
-    h_n: Tensor,
     *,
+    loops: Any,
     nonlinearity: str,
     needs_d_x: bool = True,
 ) -> tuple[Tensor | None, ...]:
-    """The derivatives of :func:`rnn_layer`.
-
-    Returns:
-        ``d_x, d_h_0, d_W_ih, d_W_hh, d_b_ih, d_b_hh``, shaped as what they belong to.
-    """
-    # σ' at the pre-activation, written with h = σ(a).
-    slope = 1 - hs * hs if nonlinearity == "tanh" else torch.where(hs <= 0, 0, torch.ones_like(hs))  # (N, H)
-
-    d_output, slopes = steps.split(or_zeros(d_hs, hs)), steps.split(slope)  # T of (B_t, H)
-    d_h, walked = or_zeros(d_h_n, h_n), []
-    for t in reversed(steps.walk):
-        d_h_t = d_h[: steps.sizes[t]] + d_output[t]  # (B_t, H)
-        d_a_t = d_h_t * slopes[t]  # (B_t, H)
-        d_h = carry(d_a_t @ W_hh, d_h)
-        walked.append(d_a_t)
-    d_a = steps.join(walked[::-1])  # (N, H)
-
-    d_x = d_a @ W_ih if needs_d_x else None  # (N, I)
-    d_W_ih = d_a.T @ x  # (H, I)
+    """The derivatives of :func:`rnn_layer`: ``d_x, d_h_0, d_W_ih, d_W_hh, d_b_ih, d_b_hh``."""
+    d_a, d_h_0 = loops.rnn_back(steps, d_hs, d_h_n, W_hh, hs, nonlinearity == "relu")
+    d_x, d_W_ih, d_b = input_gradients(d_a, x, W_ih, b_ih, needs_d_x)
     d_W_hh = d_a.T @ steps.states_before(h_0, hs)  # (H, H)
-    d_b = None if b_ih is None else d_a.sum(0)  # (H,)
-    return d_x, d_h, d_W_ih, d_W_hh, d_b, d_b
+    return d_x, d_h_0, d_W_ih, d_W_hh, d_b, None if d_b is None else d_b.clone()
 
 
 def lstm_layer(
@@ -180,37 +124,30 @@ def lstm_layer(
     b_ih: Tensor | None,
     b_hh: Tensor | None,
     W_hr: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *,
+    loops: Any,
+    out: Sequence[Tensor] | None = None,
+) -> Rows:
     """One layer of the LSTM along its steps (:eq:`eq-lstm-memory`, :eq:`eq-lstm-hidden`).
 
     The slab holds the gates in torch's order: i, f, C̃, o. With a projection W_hr (P, H) the state h
     is W_hr (o ⊙ tanh(C)) and has P entries (Sak et al., 2014).
 
     Returns:
-        ``hs`` (N, H or P), ``h_n`` (B, H or P), ``C_n`` (B, H), and for the way back ``Cs`` (N, H) and
-        ``gates`` (N, 4H).
+        ``hs`` (N, H or P), ``Cs`` (N, H) and ``gates`` (N, 4H).
     """
-    a_x = steps.split(linear(x, W_ih, sum_of_biases(b_ih, b_hh)))  # T of (B_t, 4H)
-    h, C, hs, Cs, gates = h_0, C_0, [], [], []
-    for t in steps.walk:
-        h_prev, C_prev = h[: steps.sizes[t]], C[: steps.sizes[t]]
-        a_i, a_f, a_C, a_o = torch.addmm(a_x[t], h_prev, W_hh.T).chunk(4, dim=1)  # (B_t, H) each
-        i_t, f_t, C_tilde, o_t = torch.sigmoid(a_i), torch.sigmoid(a_f), torch.tanh(a_C), torch.sigmoid(a_o)
-        C_t = f_t * C_prev + i_t * C_tilde  # (B_t, H)
-        h_t = o_t * torch.tanh(C_t)  # (B_t, H)
-        if W_hr is not None:
-            h_t = h_t @ W_hr.T  # (B_t, P)
-        h, C = carry(h_t, h), carry(C_t, C)
-        hs.append(h_t)
-        Cs.append(C_t)
-        gates.append(torch.cat((i_t, f_t, C_tilde, o_t), dim=1))  # (B_t, 4H)
-    return steps.join(hs), h, C, steps.join(Cs), steps.join(gates)
+    a_x = input_product(x, W_ih, sum_of_biases(b_ih, b_hh), None if out is None else out[2])  # (N, 4H)
+    if W_hr is not None:
+        return differentiable.lstm(steps, a_x, h_0, C_0, W_hh, W_hr)
+    if out is not None:
+        return loops.lstm(steps, a_x, h_0, C_0, W_hh, out[:2])
+    return loops.lstm(steps, a_x, h_0, C_0, W_hh)
 
 
 def lstm_layer_backward(
     d_hs: Tensor | None,
-    d_h_n: Tensor | None,
-    d_C_n: Tensor | None,
+    d_h_n: Tensor,
+    d_C_n: Tensor,
     steps: Steps,
     x: Tensor,
     h_0: Tensor,
@@ -221,47 +158,26 @@ def lstm_layer_backward(
     b_hh: Tensor | None,
     W_hr: Tensor | None,
     hs: Tensor,
-    h_n: Tensor,
-    C_n: Tensor,
     Cs: Tensor,
     gates: Tensor,
     *,
+    loops: Any,
     needs_d_x: bool = True,
 ) -> tuple[Tensor | None, ...]:
     """The derivatives of :func:`lstm_layer`.
 
     Returns:
-        ``d_x, d_h_0, d_C_0, d_W_ih, d_W_hh, d_b_ih, d_b_hh, d_W_hr``, shaped as what they belong to.
+        ``d_x, d_h_0, d_C_0, d_W_ih, d_W_hh, d_b_ih, d_b_hh, d_W_hr``.
     """
-    i, f, C_tilde, o = gates.chunk(4, dim=1)  # (N, H) each
-    C_prev, tanh_C = steps.states_before(C_0, Cs), torch.tanh(Cs)  # (N, H)
-    # What ∂L/∂C_t is multiplied by for the first three gates, and ∂L/∂h_t for the last.
-    slab = torch.cat(
-        (C_tilde * i * (1 - i), C_prev * f * (1 - f), i * (1 - C_tilde * C_tilde), tanh_C * o * (1 - o)),
-        dim=1,
-    )  # (N, 4H)
-    C_from_h = o * (1 - tanh_C * tanh_C)  # (N, H)
-
-    d_output = steps.split(or_zeros(d_hs, hs))  # T of (B_t, H or P)
-    slabs, Cs_from_h, fs = steps.split(slab), steps.split(C_from_h), steps.split(f)
-    d_h, d_C, walked, walked_h = or_zeros(d_h_n, h_n), or_zeros(d_C_n, C_n), [], []
-    for t in reversed(steps.walk):
-        d_h_t = d_h[: steps.sizes[t]] + d_output[t]  # (B_t, H or P)
-        walked_h.append(d_h_t)
-        if W_hr is not None:
-            d_h_t = d_h_t @ W_hr  # (B_t, H), before the projection
-        d_C_t = d_C[: steps.sizes[t]] + d_h_t * Cs_from_h[t]  # (B_t, H)
-        d_a_t = slabs[t] * torch.cat((d_C_t, d_C_t, d_C_t, d_h_t), dim=1)  # (B_t, 4H)
-        d_h, d_C = carry(d_a_t @ W_hh, d_h), carry(d_C_t * fs[t], d_C)
-        walked.append(d_a_t)
-    d_a = steps.join(walked[::-1])  # (N, 4H)
-
-    d_x = d_a @ W_ih if needs_d_x else None  # (N, I)
-    d_W_ih = d_a.T @ x  # (4H, I)
+    arguments, d_W_hr = (steps, d_hs, d_h_n, d_C_n, C_0, W_hh, gates, Cs), None
+    if W_hr is None:
+        d_a, d_h_0, d_C_0 = loops.lstm_back(*arguments)[:3]
+    else:
+        d_a, d_h_0, d_C_0, d_h = differentiable.lstm_back(*arguments, W_hr)
+        d_W_hr = d_h.T @ (gates[:, 3 * Cs.shape[1] :] * torch.tanh(Cs))  # (P, H)
+    d_x, d_W_ih, d_b = input_gradients(d_a, x, W_ih, b_ih, needs_d_x)
     d_W_hh = d_a.T @ steps.states_before(h_0, hs)  # (4H, H or P)
-    d_b = None if b_ih is None else d_a.sum(0)  # (4H,)
-    d_W_hr = None if W_hr is None else steps.join(walked_h[::-1]).T @ (o * tanh_C)  # (P, H)
-    return d_x, d_h, d_C, d_W_ih, d_W_hh, d_b, d_b, d_W_hr
+    return d_x, d_h_0, d_C_0, d_W_ih, d_W_hh, d_b, None if d_b is None else d_b.clone(), d_W_hr
 
 
 # In torch's GRU z_t is the share that the old state keeps; in the notes' it is the share that the
@@ -276,35 +192,31 @@ def gru_layer(
     W_hh: Tensor,
     b_ih: Tensor | None,
     b_hh: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *,
+    loops: Any,
+    out: Sequence[Tensor] | None = None,
+) -> Rows:
     """One layer of torch's GRU along its steps, the reset after the product.
 
     h̃_t = tanh(W_ih x_t + b_ih + r_t ⊙ (W_hh h_{t-1} + b_hh)), in the rows of the candidate
     (:eq:`eq-gru-candidate-after`); the slab holds r, z, h̃ in this order.
 
     Returns:
-        ``hs`` (N, H), ``h_n`` (B, H), and for the way back ``gates`` (N, 3H) and ``us`` (N, H), the
-        recurrent products that the reset gate acts on.
+        ``hs`` (N, H), ``gates`` (N, 3H) and ``us`` (N, H), the recurrent products that the reset gate
+        acts on.
     """
-    a_x = steps.split(linear(x, W_ih, b_ih))  # T of (B_t, 3H)
-    h, hs, gates, us = h_0, [], [], []
-    for t in steps.walk:
-        h_prev = h[: steps.sizes[t]]  # (B_t, H)
-        a_x_r, a_x_z, a_x_h = a_x[t].chunk(3, dim=1)  # (B_t, H) each
-        a_h_r, a_h_z, u_t = linear(h_prev, W_hh, b_hh).chunk(3, dim=1)  # (B_t, H) each
-        r_t, z_t = torch.sigmoid(a_x_r + a_h_r), torch.sigmoid(a_x_z + a_h_z)
-        h_tilde = torch.tanh(a_x_h + r_t * u_t)  # (B_t, H)
-        h_t = (1 - z_t) * h_tilde + z_t * h_prev  # (B_t, H)
-        h = carry(h_t, h)
-        hs.append(h_t)
-        gates.append(torch.cat((r_t, z_t, h_tilde), dim=1))  # (B_t, 3H)
-        us.append(u_t)
-    return steps.join(hs), h, steps.join(gates), steps.join(us)
+    gates_rows, bias, b_h = 2 * h_0.shape[1], b_ih, None
+    if b_ih is not None and b_hh is not None:
+        b_h = b_hh[gates_rows:]  # (H,), inside the reset
+        bias = torch.cat((b_ih[:gates_rows] + b_hh[:gates_rows], b_ih[gates_rows:]))  # (3H,)
+    if out is None:
+        return loops.gru(steps, linear(x, W_ih, bias), h_0, W_hh, b_h)
+    return loops.gru(steps, input_product(x, W_ih, bias, out[1]), h_0, W_hh, b_h, (out[0], out[2]))
 
 
 def gru_layer_backward(
     d_hs: Tensor | None,
-    d_h_n: Tensor | None,
+    d_h_n: Tensor,
     steps: Steps,
     x: Tensor,
     h_0: Tensor,
@@ -313,40 +225,19 @@ def gru_layer_backward(
     b_ih: Tensor | None,
     b_hh: Tensor | None,
     hs: Tensor,
-    h_n: Tensor,
     gates: Tensor,
     us: Tensor,
     *,
+    loops: Any,
     needs_d_x: bool = True,
 ) -> tuple[Tensor | None, ...]:
-    """The derivatives of :func:`gru_layer`.
-
-    Returns:
-        ``d_x, d_h_0, d_W_ih, d_W_hh, d_b_ih, d_b_hh``, shaped as what they belong to.
-    """
-    r, z, h_tilde = gates.chunk(3, dim=1)  # (N, H) each
-    h_prev = steps.states_before(h_0, hs)  # (N, H)
-    # What ∂L/∂h_t is multiplied by for each gate; r_t stands only in the candidate's recurrent part.
-    to_a_h = (1 - z) * (1 - h_tilde * h_tilde)  # (N, H)
-    to_a_r = to_a_h * us * r * (1 - r)  # (N, H)
-    to_a_z = (h_prev - h_tilde) * z * (1 - z)  # (N, H)
-    slab_x = torch.cat((to_a_r, to_a_z, to_a_h), dim=1)  # (N, 3H)
-    slab_h = torch.cat((to_a_r, to_a_z, to_a_h * r), dim=1)  # (N, 3H)
-
-    d_output = steps.split(or_zeros(d_hs, hs))  # T of (B_t, H)
-    slabs, zs = steps.split(slab_h), steps.split(z)
-    d_h, walked = or_zeros(d_h_n, h_n), []
-    for t in reversed(steps.walk):
-        d_h_t = d_h[: steps.sizes[t]] + d_output[t]  # (B_t, H)
-        d_h = carry((slabs[t] * d_h_t.repeat(1, 3)) @ W_hh + d_h_t * zs[t], d_h)
-        walked.append(d_h_t)
-    d_h_all = steps.join(walked[::-1]).repeat(1, 3)  # (N, 3H)
-    d_a_x, d_a_h = slab_x * d_h_all, slab_h * d_h_all  # (N, 3H)
-
-    d_x = d_a_x @ W_ih if needs_d_x else None  # (N, I)
-    d_W_ih, d_W_hh = d_a_x.T @ x, d_a_h.T @ h_prev  # (3H, I), (3H, H)
-    d_b_ih, d_b_hh = (None, None) if b_ih is None else (d_a_x.sum(0), d_a_h.sum(0))  # (3H,)
-    return d_x, d_h, d_W_ih, d_W_hh, d_b_ih, d_b_hh
+    """The derivatives of :func:`gru_layer`: ``d_x, d_h_0, d_W_ih, d_W_hh, d_b_ih, d_b_hh``."""
+    d_a, d_u, d_h_0 = loops.gru_back(steps, d_hs, d_h_n, h_0, W_hh, gates, hs, us)
+    d_x, d_W_ih, d_b_ih = input_gradients(d_a, x, W_ih, b_ih, needs_d_x)
+    h_prev, gates_rows = steps.states_before(h_0, hs), 2 * h_0.shape[1]  # (N, H)
+    d_W_hh = torch.cat((d_a[:, :gates_rows].T @ h_prev, d_u.T @ h_prev))  # (3H, H)
+    d_b_hh = None if d_b_ih is None else torch.cat((d_b_ih[:gates_rows], d_u.sum(0)))  # (3H,)
+    return d_x, d_h_0, d_W_ih, d_W_hh, d_b_ih, d_b_hh
 
 
 def gru_reset_before_layer(
@@ -357,34 +248,27 @@ def gru_reset_before_layer(
     W_hh: Tensor,
     b_ih: Tensor | None,
     b_hh: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    *,
+    loops: Any,
+    out: Sequence[Tensor] | None = None,
+) -> Rows:
     """One layer of the notes' GRU along its steps, the reset before the product.
 
     h̃_t = tanh(W_ih x_t + b_ih + W_hh (r_t ⊙ h_{t-1}) + b_hh), in the rows of the candidate
     (:eq:`eq-gru-candidate`); the slab holds r, z, h̃ in this order.
 
     Returns:
-        ``hs`` (N, H), ``h_n`` (B, H), and for the way back ``gates`` (N, 3H).
+        ``hs`` (N, H) and ``gates`` (N, 3H).
     """
-    H = h_0.shape[1]
-    W_gates, W_candidate = W_hh[: 2 * H], W_hh[2 * H :]  # (2H, H), (H, H)
-    a_x = steps.split(linear(x, W_ih, sum_of_biases(b_ih, b_hh)))  # T of (B_t, 3H)
-    h, hs, gates = h_0, [], []
-    for t in steps.walk:
-        h_prev = h[: steps.sizes[t]]  # (B_t, H)
-        a_x_gates, a_x_h = a_x[t].split((2 * H, H), dim=1)  # (B_t, 2H), (B_t, H)
-        r_t, z_t = torch.sigmoid(torch.addmm(a_x_gates, h_prev, W_gates.T)).chunk(2, dim=1)  # (B_t, H) each
-        h_tilde = torch.tanh(torch.addmm(a_x_h, r_t * h_prev, W_candidate.T))  # (B_t, H)
-        h_t = (1 - z_t) * h_tilde + z_t * h_prev  # (B_t, H)
-        h = carry(h_t, h)
-        hs.append(h_t)
-        gates.append(torch.cat((r_t, z_t, h_tilde), dim=1))  # (B_t, 3H)
-    return steps.join(hs), h, steps.join(gates)
+    a_x = input_product(x, W_ih, sum_of_biases(b_ih, b_hh), None if out is None else out[1])  # (N, 3H)
+    if out is None:
+        return loops.gru_reset_before(steps, a_x, h_0, W_hh)
+    return loops.gru_reset_before(steps, a_x, h_0, W_hh, out[:1])
 
 
 def gru_reset_before_layer_backward(
     d_hs: Tensor | None,
-    d_h_n: Tensor | None,
+    d_h_n: Tensor,
     steps: Steps,
     x: Tensor,
     h_0: Tensor,
@@ -393,42 +277,18 @@ def gru_reset_before_layer_backward(
     b_ih: Tensor | None,
     b_hh: Tensor | None,
     hs: Tensor,
-    h_n: Tensor,
     gates: Tensor,
     *,
+    loops: Any,
     needs_d_x: bool = True,
 ) -> tuple[Tensor | None, ...]:
-    """The derivatives of :func:`gru_reset_before_layer`.
-
-    Returns:
-        ``d_x, d_h_0, d_W_ih, d_W_hh, d_b_ih, d_b_hh``, shaped as what they belong to.
-    """
+    """The derivatives of :func:`gru_reset_before_layer`: ``d_x, d_h_0, d_W_ih, d_W_hh, d_b_ih, d_b_hh``."""
+    d_a, d_h_0 = loops.gru_reset_before_back(steps, d_hs, d_h_n, h_0, W_hh, gates, hs)
+    d_x, d_W_ih, d_b = input_gradients(d_a, x, W_ih, b_ih, needs_d_x)
     H = h_0.shape[1]
-    W_gates, W_candidate = W_hh[: 2 * H], W_hh[2 * H :]  # (2H, H), (H, H)
-    r, z, h_tilde = gates.chunk(3, dim=1)  # (N, H) each
     h_prev = steps.states_before(h_0, hs)  # (N, H)
-    # What ∂L/∂h_t is multiplied by for h̃ and z, and ∂L/∂(r_t ⊙ h_{t-1}) for r.
-    to_a_h = (1 - z) * (1 - h_tilde * h_tilde)  # (N, H)
-    to_a_z = (h_prev - h_tilde) * z * (1 - z)  # (N, H)
-    to_a_r = h_prev * r * (1 - r)  # (N, H)
-
-    d_output, rs, zs = steps.split(or_zeros(d_hs, hs)), steps.split(r), steps.split(z)  # T of (B_t, H)
-    to_a_hs, to_a_zs, to_a_rs = steps.split(to_a_h), steps.split(to_a_z), steps.split(to_a_r)
-    d_h, walked = or_zeros(d_h_n, h_n), []
-    for t in reversed(steps.walk):
-        d_h_t = d_h[: steps.sizes[t]] + d_output[t]  # (B_t, H)
-        d_a_h = d_h_t * to_a_hs[t]  # (B_t, H)
-        d_reset = d_a_h @ W_candidate  # (B_t, H), the derivative by r_t ⊙ h_{t-1}
-        d_gates = torch.cat((d_reset * to_a_rs[t], d_h_t * to_a_zs[t]), dim=1)  # (B_t, 2H)
-        d_h = carry(d_gates @ W_gates + d_reset * rs[t] + d_h_t * zs[t], d_h)
-        walked.append(torch.cat((d_gates, d_a_h), dim=1))  # (B_t, 3H)
-    d_a = steps.join(walked[::-1])  # (N, 3H)
-
-    d_x = d_a @ W_ih if needs_d_x else None  # (N, I)
-    d_W_ih = d_a.T @ x  # (3H, I)
-    d_W_hh = torch.cat((d_a[:, : 2 * H].T @ h_prev, d_a[:, 2 * H :].T @ (r * h_prev)))  # (3H, H)
-    d_b = None if b_ih is None else d_a.sum(0)  # (3H,)
-    return d_x, d_h, d_W_ih, d_W_hh, d_b, d_b
+    d_W_hh = torch.cat((d_a[:, : 2 * H].T @ h_prev, d_a[:, 2 * H :].T @ (gates[:, :H] * h_prev)))  # (3H, H)
+    return d_x, d_h_0, d_W_ih, d_W_hh, d_b, None if d_b is None else d_b.clone()
 
 
 # --- the layers as torch knows functions ------------------------------------------------------
@@ -441,26 +301,50 @@ class Layer:
     Attributes:
         forward: the function.
         backward: its derivatives.
-        results: how many of the forward function's results are for the caller; the others are what
-            the backward function saves from computing again.
+        widths: the width of each array that the forward function returns, in units of H.
+        products: which gates make one recurrent product, for each product of a step.
+        states: how many states a step hands on. They are the first of these arrays.
+        in_place: whether the loops that overwrite their input can be used.
     """
 
-    forward: Callable[..., tuple[Tensor, ...]]
+    forward: Callable[..., Rows]
     backward: Callable[..., tuple[Tensor | None, ...]]
-    results: int = 2
+    widths: tuple[int, ...]
+    products: tuple[tuple[int, int], ...]
+    states: int = 1
+    in_place: bool = True
+
+    def prepared(self, weights: Sequence[Any], loops: Any, back: bool) -> list[Any]:
+        """The weights, the recurrent ones as the loops take them."""
+        W_ih, W_hh, *others = weights
+        H = W_hh.shape[1]
+        blocks = [slice(first * H, last * H) for first, last in self.products]
+        return [W_ih, loops.prepared(W_hh, blocks, back), *others]
 
 
 RNN_LAYERS = {
     nonlinearity: Layer(
         functools.partial(rnn_layer, nonlinearity=nonlinearity),
         functools.partial(rnn_layer_backward, nonlinearity=nonlinearity),
+        widths=(1,),
+        products=((0, 1),),
     )
     for nonlinearity in ("tanh", "relu")
 }
-LSTM_LAYER = Layer(lstm_layer, lstm_layer_backward, results=3)
+LSTM_LAYERS = {  # by whether there is a projection, which makes h and C differ in size
+    False: Layer(lstm_layer, lstm_layer_backward, widths=(1, 1, 4), products=((0, 4),), states=2),
+    True: Layer(
+        lstm_layer, lstm_layer_backward, widths=(1, 1, 4), products=((0, 4),), states=2, in_place=False
+    ),
+}
 GRU_LAYERS = {  # by reset_after
-    True: Layer(gru_layer, gru_layer_backward),
-    False: Layer(gru_reset_before_layer, gru_reset_before_layer_backward),
+    True: Layer(gru_layer, gru_layer_backward, widths=(1, 3, 1), products=((0, 3),)),
+    False: Layer(
+        gru_reset_before_layer,
+        gru_reset_before_layer_backward,
+        widths=(1, 3),
+        products=((0, 2), (2, 3)),
+    ),
 }
 
 
@@ -485,6 +369,107 @@ def as_autocast(x: Tensor) -> Tensor:
     return x if dtype is None or not eligible else x.to(dtype)
 
 
+def loops_for(layer: Layer, *tensors: Any) -> Any:
+    """The module of rnnlib.engine for these tensors: a fast one, unless something looks over its shoulder.
+
+    Tracing, ``vmap`` and other transforms of ``torch.func``, and subclasses of ``Tensor`` see the operations
+    that are done, so these have to be the differentiable ones.
+    """
+    watched = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    plain_types = all(x is None or type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
+    return choose(tensors[0]) if layer.in_place and plain_types and not watched else differentiable
+
+
+def blocks_of(steps: Steps, W_hh: Tensor) -> list[tuple[Steps, int, int]]:
+    """The steps in blocks whose slab of gates stays in the cache between the products and the loop.
+
+    A quarter of a million numbers; more where the weights are large, whose gradient each block adds to.
+    """
+    return list(steps.blocks(max(2**18 // len(W_hh), 2 * W_hh.shape[1])))
+
+
+def run_layer(
+    layer: Layer, steps: Steps, x: Tensor, *rest: Any, loops: Any, keep: bool
+) -> tuple[Rows, list[Tensor]]:
+    """A layer along its steps, block by block.
+
+    Args:
+        layer: the layer.
+        steps: its steps.
+        x: the inputs, (N, I).
+        rest: the initial states and the weights, as the layer's functions take them.
+        loops: a module of rnnlib.engine.
+        keep: whether the backward pass will need what the forward function returns besides hs.
+
+    Returns:
+        What the forward function returns (if not ``keep``, only hs has a meaning), and the last states.
+    """
+    states, weights = rest[: layer.states], list(rest[layer.states :])
+    if loops is differentiable:
+        rows = layer.forward(steps, x, *rest, loops=loops)
+        return rows, [steps.last(states) for states in rows[: layer.states]]
+    H, blocks = states[0].shape[1], blocks_of(steps, weights[1])
+    most = max(last - first for _, first, last in blocks)
+    lengths = [len(x) if keep or k == 0 else most for k in range(len(layer.widths))]
+    rows = tuple(x.new_empty((N, width * H)) for N, width in zip(lengths, layer.widths, strict=True))
+    ends = [state.clone() for state in states]
+    weights = layer.prepared(weights, loops, back=False)
+    for part, first, last in blocks:
+        here = [r[first:last] if len(r) == len(x) else r[: last - first] for r in rows]
+        before = [end[: part.sizes[0]] for end in ends]
+        layer.forward(part, x[first:last], *before, *weights, loops=loops, out=here)
+        for end, after in zip(before, here, strict=False):
+            end.copy_(part.last(after))
+    return rows, ends
+
+
+def run_layer_back(
+    layer: Layer,
+    steps: Steps,
+    d_hs: Tensor | None,
+    d_ends: Sequence[Tensor | None],
+    x: Tensor,
+    *rest: Any,
+    rows: Rows,
+    loops: Any,
+    needs_d_x: bool,
+) -> tuple[Tensor | None, ...]:
+    """The derivatives of :func:`run_layer`, the last block first: those of ``x`` and ``rest``."""
+    states, weights = rest[: layer.states], rest[layer.states :]
+    d_states = [torch.zeros_like(s) if d is None else d for d, s in zip(d_ends, states, strict=True)]
+    if loops is differentiable:
+        return layer.backward(d_hs, *d_states, steps, x, *rest, *rows, loops=loops, needs_d_x=needs_d_x)
+    d_states = [d.clone() for d in d_states]
+    d_x, d_weights = torch.empty_like(x) if needs_d_x else None, None
+    blocks, weights = blocks_of(steps, weights[1]), layer.prepared(weights, loops, back=True)
+    for part, first, last in reversed(blocks):
+        here = slice(first, last)
+        d_after = [d[: part.sizes[0]] for d in d_states]
+        before = [steps.state_before(first, last, s, r) for s, r in zip(states, rows, strict=False)]
+        d_x_here, *d_rest = layer.backward(
+            None if d_hs is None else d_hs[here],
+            *d_after,
+            part,
+            x[here],
+            *before,
+            *weights,
+            *(r[here] for r in rows),
+            loops=loops,
+            needs_d_x=needs_d_x,
+        )
+        if d_x is not None:
+            d_x[here] = d_x_here
+        for d, d_before in zip(d_after, d_rest, strict=False):
+            d.copy_(d_before)
+        if d_weights is None:
+            d_weights = d_rest[layer.states :]
+        else:
+            for total, term in zip(d_weights, d_rest[layer.states :], strict=True):
+                if total is not None:
+                    total += term
+    return d_x, *d_states, *(d_weights or ())
+
+
 class LayerFunction(torch.autograd.Function):
     """A :class:`Layer` with the backward pass derived by hand.
 
@@ -495,28 +480,52 @@ class LayerFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(layer: Layer, steps: Steps, *arguments: Any) -> tuple[Tensor, ...]:
-        return layer.forward(steps, *arguments)
+        loops = loops_for(layer, *arguments)
+        (hs, *others), ends = run_layer(layer, steps, *arguments, loops=loops, keep=True)
+        return hs, *ends, *others
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.layer, ctx.steps, *arguments = inputs
-        ctx.mark_non_differentiable(*output[ctx.layer.results :])
+        ends = 1 + ctx.layer.states
+        ctx.mark_non_differentiable(*output[ends:])
         ctx.set_materialize_grads(False)
         ctx.argument_count = len(arguments)
-        ctx.save_for_backward(*arguments, *output)
+        ctx.save_for_backward(*arguments, output[0], *output[ends:])
 
     @staticmethod
     def backward(ctx: Any, *d_output: Tensor | None) -> tuple[Any, ...]:
         layer, steps, saved = ctx.layer, ctx.steps, ctx.saved_tensors
-        arguments, output = saved[: ctx.argument_count], saved[ctx.argument_count :]
+        arguments, rows = saved[: ctx.argument_count], saved[ctx.argument_count :]
+        d_hs, *d_ends = d_output[: 1 + layer.states]
         with without_autocast(arguments[0]):
+            loops = differentiable
             if torch.is_grad_enabled():
                 # To be differentiated again, what was saved has to depend on the arguments again.
-                output = layer.forward(steps, *arguments)
-            d_arguments = layer.backward(
-                *d_output[: layer.results], steps, *arguments, *output, needs_d_x=ctx.needs_input_grad[2]
+                rows, _ = run_layer(layer, steps, *arguments, loops=loops, keep=True)
+            else:
+                loops = loops_for(layer, *arguments, d_hs, *d_ends)
+            d_arguments = run_layer_back(
+                layer,
+                steps,
+                d_hs,
+                d_ends,
+                *arguments,
+                rows=rows,
+                loops=loops,
+                needs_d_x=ctx.needs_input_grad[2],
             )
         return None, None, *d_arguments
+
+
+def apply_layer(layer: Layer, steps: Steps, *arguments: Any) -> tuple[Tensor, ...]:
+    """``hs`` and the last states; where no gradient can be asked for, nothing is kept for one."""
+    if not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments)):
+        loops = loops_for(layer, *arguments)
+        if loops is not differentiable:
+            (hs, *_), ends = run_layer(layer, steps, *arguments, loops=loops, keep=False)
+            return hs, *ends
+    return LayerFunction.apply(layer, steps, *arguments)[: 1 + layer.states]
 
 
 # --- what the modules refuse ------------------------------------------------------------------
@@ -815,9 +824,9 @@ class RecurrentLayers(RecurrentModule):
             for direction, suffix in enumerate(self.suffixes(layer)):
                 initial = [state[len(finals)] for state in states]  # (B, H) each
                 steps = Steps(sizes, reverse=direction == 1)
-                hs, *results = LayerFunction.apply(self.layer, steps, x, *initial, *self.weights(suffix))
+                hs, *ends = apply_layer(self.layer, steps, x, *initial, *self.weights(suffix))
                 outputs.append(hs)
-                finals.append(results[: len(states)])
+                finals.append(ends)
             x = torch.cat(outputs, dim=1) if self.bidirectional else outputs[0]  # (N, D · H)
             if self.training and self.dropout > 0 and layer < self.num_layers - 1:
                 x = torch.nn.functional.dropout(x, self.dropout)
@@ -987,7 +996,7 @@ class LSTM(RecurrentLayers):
     @property
     def layer(self) -> Layer:
         """The LSTM."""
-        return LSTM_LAYER
+        return LSTM_LAYERS[self.state_sizes[0] != self.hidden_size]
 
     @property
     def state_sizes(self) -> tuple[int, ...]:
@@ -1140,8 +1149,8 @@ class RecurrentCell(RecurrentModule):
             states = self.check_states(hx, weights[0], "(B, size)" if leading else "(size,)", leading)
         if not leading:
             x, states = x.unsqueeze(0), tuple(state.unsqueeze(0) for state in states)  # (1, ·)
-        _, *results = LayerFunction.apply(self.layer, Steps((len(x),)), x, *states, *weights)
-        return tuple(state if leading else state.squeeze(0) for state in results[: len(states)])
+        _, *ends = apply_layer(self.layer, Steps((len(x),)), x, *states, *weights)
+        return tuple(state if leading else state.squeeze(0) for state in ends)
 
     def extra_repr(self) -> str:
         """The arguments that are not the default, as torch.nn prints them."""
@@ -1237,7 +1246,7 @@ class LSTMCell(RecurrentCell):
     @property
     def layer(self) -> Layer:
         """The LSTM."""
-        return LSTM_LAYER
+        return LSTM_LAYERS[self.state_sizes[0] != self.hidden_size]
 
     @property
     def state_sizes(self) -> tuple[int, ...]:

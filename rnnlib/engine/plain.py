@@ -1,0 +1,222 @@
+"""The loops over time in place: as few operations for each step as there can be, and no new arrays.
+
+The functions are those of :mod:`rnnlib.engine.differentiable`, and return the same. They overwrite
+``a_x``, which the caller must not need any more, and never anything else that was given to them. Every
+operation writes into a row of an array that exists for all steps, so on a GPU a loop can be captured
+once and replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rnnlib.backend import Array, backend_of
+from rnnlib.engine.differentiable import gru_factors, gru_reset_before_factors, lstm_factors
+from rnnlib.engine.steps import Steps, carry
+
+
+def prepared(W_hh: Array, blocks: Sequence[slice], back: bool) -> Array:
+    """The recurrent weights as the loops of this module take them: as they are."""
+    return W_hh
+
+
+def rnn(steps: Steps, a_x: Array, h_0: Array, W_hh: Array, relu: bool) -> Array:
+    """See :func:`rnnlib.engine.differentiable.rnn`."""
+    xp, W = backend_of(a_x), W_hh.T
+    activation = xp.relu if relu else xp.tanh
+    hs, h = steps.split(a_x), h_0
+    for t in steps.walk:
+        h_t = hs[t]  # (B_t, H)
+        xp.addmm(h_t, h[: len(h_t)], W, out=h_t)
+        activation(h_t, out=h_t)
+        h = carry(h_t, h)
+    return a_x
+
+
+def rnn_back(
+    steps: Steps, d_hs: Array | None, d_h_n: Array, W_hh: Array, hs: Array, relu: bool
+) -> tuple[Array, Array]:
+    """See :func:`rnnlib.engine.differentiable.rnn_back`."""
+    xp = backend_of(hs)
+    # The slopes, which become the gradients.
+    d_a = xp.where(hs <= 0, xp.zeros_like(hs), xp.ones_like(hs)) if relu else 1 - hs * hs  # (N, H)
+    d_as, d_output = steps.split(d_a), None if d_hs is None else steps.split(d_hs)
+    d_h = xp.copy(d_h_n)
+    for t in reversed(steps.walk):
+        d_a_t = d_as[t]  # (B_t, H)
+        d_h_t = d_h[: len(d_a_t)]
+        if d_output is not None:
+            d_h_t += d_output[t]
+        d_a_t *= d_h_t
+        xp.mm(d_a_t, W_hh, out=d_h_t)
+    return d_a, d_h
+
+
+def lstm(
+    steps: Steps, a_x: Array, h_0: Array, C_0: Array, W_hh: Array, out: Sequence[Array] | None = None
+) -> tuple[Array, Array, Array]:
+    """See :func:`rnnlib.engine.differentiable.lstm`."""
+    xp, W, (N, H) = backend_of(a_x), W_hh.T, (a_x.shape[0], C_0.shape[1])
+    hs, Cs = out or (xp.empty((N, H), like=a_x), xp.empty((N, H), like=a_x))
+    rows = [steps.split(x) for x in (a_x, a_x[:, : 2 * H], *(a_x[:, k * H : (k + 1) * H] for k in range(4)))]
+    rows += [steps.split(hs), steps.split(Cs)]
+    h, C = h_0, C_0
+    for t in steps.walk:
+        a_t, i_and_f, i_t, f_t, C_tilde, o_t, h_t, C_t = (row[t] for row in rows)  # (B_t, ·)
+        xp.addmm(a_t, h[: len(h_t)], W, out=a_t)
+        xp.sigmoid(i_and_f, out=i_and_f)
+        xp.tanh(C_tilde, out=C_tilde)
+        xp.sigmoid(o_t, out=o_t)
+        xp.mul(f_t, C[: len(C_t)], out=C_t)
+        xp.addcmul(C_t, i_t, C_tilde, out=C_t)
+        xp.tanh(C_t, out=h_t)
+        h_t *= o_t
+        h, C = carry(h_t, h), carry(C_t, C)
+    return hs, Cs, a_x
+
+
+def lstm_back(
+    steps: Steps,
+    d_hs: Array | None,
+    d_h_n: Array,
+    d_C_n: Array,
+    C_0: Array,
+    W_hh: Array,
+    gates: Array,
+    Cs: Array,
+) -> tuple[Array, Array, Array]:
+    """See :func:`rnnlib.engine.differentiable.lstm_back`; without the last result."""
+    xp, H = backend_of(Cs), Cs.shape[1]
+    d_a, C_from_h = lstm_factors(steps, C_0, gates, Cs)  # (N, 4H), (N, H)
+    d_output = None if d_hs is None else steps.split(d_hs)
+    rows = [steps.split(x) for x in (d_a, C_from_h, gates[:, H : 2 * H], d_a[:, 3 * H :])]
+    from_C = steps.split(d_a.reshape(-1, 4, H)[:, :3])  # T of (B_t, 3, H)
+    d_h, d_C = xp.copy(d_h_n), xp.copy(d_C_n)
+    for t in reversed(steps.walk):
+        d_a_t, C_from_h_t, f_t, d_a_o = (row[t] for row in rows)  # (B_t, ·)
+        d_h_t, d_C_t = d_h[: len(d_a_t)], d_C[: len(d_a_t)]
+        if d_output is not None:
+            d_h_t += d_output[t]
+        xp.addcmul(d_C_t, d_h_t, C_from_h_t, out=d_C_t)
+        xp.mul(from_C[t], d_C_t[:, None], out=from_C[t])
+        d_a_o *= d_h_t
+        xp.mm(d_a_t, W_hh, out=d_h_t)
+        d_C_t *= f_t
+    return d_a, d_h, d_C
+
+
+def gru(
+    steps: Steps,
+    a_x: Array,
+    h_0: Array,
+    W_hh: Array,
+    b_h: Array | None,
+    out: Sequence[Array] | None = None,
+) -> tuple[Array, Array, Array]:
+    """See :func:`rnnlib.engine.differentiable.gru`."""
+    xp, (N, H) = backend_of(a_x), (a_x.shape[0], h_0.shape[1])
+    W_gates, W_candidate = W_hh[: 2 * H].T, W_hh[2 * H :].T  # (H, 2H), (H, H)
+    hs, us = out or (xp.empty((N, H), like=a_x), xp.empty((N, H), like=a_x))
+    rows = [steps.split(x) for x in (a_x[:, : 2 * H], *(a_x[:, k * H : (k + 1) * H] for k in range(3)))]
+    rows += [steps.split(hs), steps.split(us)]
+    h = h_0
+    for t in steps.walk:
+        rz, r_t, z_t, h_tilde, h_t, u_t = (row[t] for row in rows)  # (B_t, ·)
+        h_prev = h[: len(h_t)]
+        xp.addmm(rz, h_prev, W_gates, out=rz)
+        xp.sigmoid(rz, out=rz)
+        if b_h is None:
+            xp.mm(h_prev, W_candidate, out=u_t)
+        else:
+            xp.addmm(b_h, h_prev, W_candidate, out=u_t)
+        xp.addcmul(h_tilde, r_t, u_t, out=h_tilde)
+        xp.tanh(h_tilde, out=h_tilde)
+        _mix(xp, h_tilde, h_prev, z_t, h_t)
+        h = carry(h_t, h)
+    return hs, a_x, us
+
+
+def _mix(xp, h_tilde: Array, h_prev: Array, z_t: Array, h_t: Array) -> None:  # type: ignore[no-untyped-def]
+    """h_t = (1 - z_t) ⊙ h̃_t + z_t ⊙ h_{t-1}, as h̃_t + z_t ⊙ (h_{t-1} - h̃_t)."""
+    xp.sub(h_prev, h_tilde, out=h_t)
+    xp.addcmul(h_tilde, z_t, h_t, out=h_t)
+
+
+def gru_back(
+    steps: Steps,
+    d_hs: Array | None,
+    d_h_n: Array,
+    h_0: Array,
+    W_hh: Array,
+    gates: Array,
+    hs: Array,
+    us: Array,
+) -> tuple[Array, Array, Array]:
+    """See :func:`rnnlib.engine.differentiable.gru_back`."""
+    xp, H = backend_of(hs), hs.shape[1]
+    to_a_h, slab = gru_factors(steps.states_before(h_0, hs), gates, us)  # (N, H), (N, 3H)
+    d_output = None if d_hs is None else steps.split(d_hs)
+    slabs, triples = steps.split(slab), steps.split(slab.reshape(-1, 3, H))
+    zs, to_a_hs = steps.split(gates[:, H : 2 * H]), steps.split(to_a_h)
+    d_h = xp.copy(d_h_n)
+    for t in reversed(steps.walk):
+        d_h_t = d_h[: len(to_a_hs[t])]  # (B_t, H)
+        if d_output is not None:
+            d_h_t += d_output[t]
+        xp.mul(triples[t], d_h_t[:, None], out=triples[t])
+        xp.mul(to_a_hs[t], d_h_t, out=to_a_hs[t])
+        d_h_t *= zs[t]
+        xp.addmm(d_h_t, slabs[t], W_hh, out=d_h_t)
+    d_u = xp.copy(slab[:, 2 * H :])  # (N, H)
+    slab[:, 2 * H :] = to_a_h
+    return slab, d_u, d_h
+
+
+def gru_reset_before(
+    steps: Steps, a_x: Array, h_0: Array, W_hh: Array, out: Sequence[Array] | None = None
+) -> tuple[Array, Array]:
+    """See :func:`rnnlib.engine.differentiable.gru_reset_before`."""
+    xp, (N, H) = backend_of(a_x), (a_x.shape[0], h_0.shape[1])
+    W_gates, W_candidate = W_hh[: 2 * H].T, W_hh[2 * H :].T  # (H, 2H), (H, H)
+    (hs,) = out or (xp.empty((N, H), like=a_x),)
+    reset = xp.empty(h_0.shape, like=a_x)
+    rows = [steps.split(x) for x in (a_x[:, : 2 * H], *(a_x[:, k * H : (k + 1) * H] for k in range(3)), hs)]
+    h = h_0
+    for t in steps.walk:
+        rz, r_t, z_t, h_tilde, h_t = (row[t] for row in rows)  # (B_t, ·)
+        h_prev, reset_t = h[: len(h_t)], reset[: len(h_t)]
+        xp.addmm(rz, h_prev, W_gates, out=rz)
+        xp.sigmoid(rz, out=rz)
+        xp.mul(r_t, h_prev, out=reset_t)
+        xp.addmm(h_tilde, reset_t, W_candidate, out=h_tilde)
+        xp.tanh(h_tilde, out=h_tilde)
+        _mix(xp, h_tilde, h_prev, z_t, h_t)
+        h = carry(h_t, h)
+    return hs, a_x
+
+
+def gru_reset_before_back(
+    steps: Steps, d_hs: Array | None, d_h_n: Array, h_0: Array, W_hh: Array, gates: Array, hs: Array
+) -> tuple[Array, Array]:
+    """See :func:`rnnlib.engine.differentiable.gru_reset_before_back`."""
+    xp, H = backend_of(hs), hs.shape[1]
+    W_gates, W_candidate = W_hh[: 2 * H], W_hh[2 * H :]  # (2H, H), (H, H)
+    to_a_h, to_a_z, to_a_r = gru_reset_before_factors(steps.states_before(h_0, hs), gates)
+    d_a = xp.concat([to_a_r, to_a_z, to_a_h], axis=1)  # (N, 3H)
+    d_output = None if d_hs is None else steps.split(d_hs)
+    rows = [steps.split(x) for x in (d_a[:, : 2 * H], *(d_a[:, k * H : (k + 1) * H] for k in range(3)))]
+    rows += [steps.split(gates[:, :H]), steps.split(gates[:, H : 2 * H])]
+    d_h, reset = xp.copy(d_h_n), xp.empty(h_0.shape, like=hs)
+    for t in reversed(steps.walk):
+        d_gates, d_a_r, d_a_z, d_a_h, r_t, z_t = (row[t] for row in rows)  # (B_t, ·)
+        d_h_t, d_reset = d_h[: len(r_t)], reset[: len(r_t)]
+        if d_output is not None:
+            d_h_t += d_output[t]
+        d_a_h *= d_h_t
+        d_a_z *= d_h_t
+        xp.mm(d_a_h, W_candidate, out=d_reset)
+        d_a_r *= d_reset
+        d_h_t *= z_t
+        xp.addcmul(d_h_t, d_reset, r_t, out=d_h_t)
+        xp.addmm(d_h_t, d_gates, W_gates, out=d_h_t)
+    return d_a, d_h
