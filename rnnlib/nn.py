@@ -30,7 +30,6 @@ from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnlib.backend import backend_of, check_choice
@@ -46,8 +45,9 @@ backend_of(torch.empty(0))  # the primitives of torch are made now, and not whil
 # --- one layer in one direction: forward and backward are neighbours --------------------------
 #
 # x is (N, I), the states are (B, H). The functions trust their input. A forward function returns what
-# belongs to every row: the states, hs first, and what saves its backward function from computing again;
-# it writes them to ``out`` if that is given. A backward function takes the gradients of hs (None for zero)
+# belongs to every row: the states, hs first, and what saves its backward function from computing again.
+# ``options`` go to the loop: where to write these arrays, and whether to keep more than hs (see
+# rnnlib.engine.plain). A backward function takes the gradients of hs (None for zero)
 # and of the last states, then the arguments of the forward function, then everything that it returned; it
 # returns the gradients of the arguments. ``loops`` is a module of rnnlib.engine.
 
@@ -57,13 +57,6 @@ Rows: TypeAlias = tuple[Tensor, ...]
 def sum_of_biases(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
     """The one bias that two biases added to the same pre-activation amount to."""
     return None if b_ih is None or b_hh is None else b_ih + b_hh
-
-
-def input_product(x: Tensor, W_ih: Tensor, b: Tensor | None, out: Tensor | None) -> Tensor:
-    """What the inputs contribute to the pre-activations of all steps: one product."""
-    if out is None:
-        return linear(x, W_ih, b)
-    return torch.mm(x, W_ih.T, out=out) if b is None else torch.addmm(b, x, W_ih.T, out=out)
 
 
 def input_gradients(
@@ -84,11 +77,11 @@ def rnn_layer(
     *,
     loops: Any,
     nonlinearity: str,
-    out: Sequence[Tensor] | None = None,
+    **options: Any,
 ) -> Rows:
     """One layer of the vanilla network along its steps (:eq:`eq-vanilla-hidden`): ``hs`` (N, H)."""
-    a_x = input_product(x, W_ih, sum_of_biases(b_ih, b_hh), None if out is None else out[0])  # (N, H)
-    return (loops.rnn(steps, a_x, h_0, W_hh, nonlinearity == "relu"),)
+    bias = sum_of_biases(b_ih, b_hh)
+    return loops.rnn(steps, x, h_0, W_ih, W_hh, bias, nonlinearity == "relu", **options)
 
 
 def rnn_layer_backward(
@@ -126,7 +119,7 @@ def lstm_layer(
     W_hr: Tensor | None,
     *,
     loops: Any,
-    out: Sequence[Tensor] | None = None,
+    **options: Any,
 ) -> Rows:
     """One layer of the LSTM along its steps (:eq:`eq-lstm-memory`, :eq:`eq-lstm-hidden`).
 
@@ -136,12 +129,10 @@ def lstm_layer(
     Returns:
         ``hs`` (N, H or P), ``Cs`` (N, H) and ``gates`` (N, 4H).
     """
-    a_x = input_product(x, W_ih, sum_of_biases(b_ih, b_hh), None if out is None else out[2])  # (N, 4H)
+    bias = sum_of_biases(b_ih, b_hh)
     if W_hr is not None:
-        return differentiable.lstm(steps, a_x, h_0, C_0, W_hh, W_hr)
-    if out is not None:
-        return loops.lstm(steps, a_x, h_0, C_0, W_hh, out[:2])
-    return loops.lstm(steps, a_x, h_0, C_0, W_hh)
+        return differentiable.lstm(steps, x, h_0, C_0, W_ih, W_hh, bias, W_hr)
+    return loops.lstm(steps, x, h_0, C_0, W_ih, W_hh, bias, **options)
 
 
 def lstm_layer_backward(
@@ -194,7 +185,7 @@ def gru_layer(
     b_hh: Tensor | None,
     *,
     loops: Any,
-    out: Sequence[Tensor] | None = None,
+    **options: Any,
 ) -> Rows:
     """One layer of torch's GRU along its steps, the reset after the product.
 
@@ -209,9 +200,7 @@ def gru_layer(
     if b_ih is not None and b_hh is not None:
         b_h = b_hh[gates_rows:]  # (H,), inside the reset
         bias = torch.cat((b_ih[:gates_rows] + b_hh[:gates_rows], b_ih[gates_rows:]))  # (3H,)
-    if out is None:
-        return loops.gru(steps, linear(x, W_ih, bias), h_0, W_hh, b_h)
-    return loops.gru(steps, input_product(x, W_ih, bias, out[1]), h_0, W_hh, b_h, (out[0], out[2]))
+    return loops.gru(steps, x, h_0, W_ih, W_hh, bias, b_h, **options)
 
 
 def gru_layer_backward(
@@ -250,7 +239,7 @@ def gru_reset_before_layer(
     b_hh: Tensor | None,
     *,
     loops: Any,
-    out: Sequence[Tensor] | None = None,
+    **options: Any,
 ) -> Rows:
     """One layer of the notes' GRU along its steps, the reset before the product.
 
@@ -260,10 +249,7 @@ def gru_reset_before_layer(
     Returns:
         ``hs`` (N, H) and ``gates`` (N, 3H).
     """
-    a_x = input_product(x, W_ih, sum_of_biases(b_ih, b_hh), None if out is None else out[1])  # (N, 3H)
-    if out is None:
-        return loops.gru_reset_before(steps, a_x, h_0, W_hh)
-    return loops.gru_reset_before(steps, a_x, h_0, W_hh, out[:1])
+    return loops.gru_reset_before(steps, x, h_0, W_ih, W_hh, sum_of_biases(b_ih, b_hh), **options)
 
 
 def gru_reset_before_layer_backward(
@@ -313,13 +299,6 @@ class Layer:
     products: tuple[tuple[int, int], ...]
     states: int = 1
     in_place: bool = True
-
-    def prepared(self, weights: Sequence[Any], loops: Any, back: bool) -> list[Any]:
-        """The weights, the recurrent ones as the loops take them."""
-        W_ih, W_hh, *others = weights
-        H = W_hh.shape[1]
-        blocks = [slice(first * H, last * H) for first, last in self.products]
-        return [W_ih, loops.prepared(W_hh, blocks, back), *others]
 
 
 RNN_LAYERS = {
@@ -408,19 +387,21 @@ def run_layer(
     if loops is differentiable:
         rows = layer.forward(steps, x, *rest, loops=loops)
         return rows, [steps.last(states) for states in rows[: layer.states]]
-    H, blocks = states[0].shape[1], blocks_of(steps, weights[1])
-    most = max(last - first for _, first, last in blocks)
-    lengths = [len(x) if keep or k == 0 else most for k in range(len(layer.widths))]
-    rows = tuple(x.new_empty((N, width * H)) for N, width in zip(lengths, layer.widths, strict=True))
+    N, H, whole = len(x), states[0].shape[1], loops.whole(steps)
+    blocks = [(steps, 0, N)] if whole else blocks_of(steps, weights[1])
+    room = 0 if whole else max(last - first for _, first, last in blocks)  # for what is not kept
     ends = [state.clone() for state in states]
-    weights = layer.prepared(weights, loops, back=False)
+    rows = [x.new_empty((N if keep or k == 0 else room, w * H)) for k, w in enumerate(layer.widths)]
+    if whole and not keep:
+        rows[1 : layer.states] = ends[1:]  # memories that nobody asks for are overwritten step by step
     for part, first, last in blocks:
-        here = [r[first:last] if len(r) == len(x) else r[: last - first] for r in rows]
+        here = [r[first:last] if len(r) == N else r[: last - first] for r in rows]
         before = [end[: part.sizes[0]] for end in ends]
-        layer.forward(part, x[first:last], *before, *weights, loops=loops, out=here)
-        for end, after in zip(before, here, strict=False):
-            end.copy_(part.last(after))
-    return rows, ends
+        layer.forward(part, x[first:last], *before, *weights, loops=loops, out=here, keep=keep)
+        for end, array, after in zip(ends, rows, here, strict=False):
+            if array is not end:
+                end[: part.sizes[0]] = part.last(after)
+    return tuple(rows), ends
 
 
 def run_layer_back(
@@ -441,7 +422,9 @@ def run_layer_back(
         return layer.backward(d_hs, *d_states, steps, x, *rest, *rows, loops=loops, needs_d_x=needs_d_x)
     d_states = [d.clone() for d in d_states]
     d_x, d_weights = torch.empty_like(x) if needs_d_x else None, None
-    blocks, weights = blocks_of(steps, weights[1]), layer.prepared(weights, loops, back=True)
+    blocks = blocks_of(steps, weights[1])
+    W_ih, W_hh, *others = weights
+    weights = [W_ih, loops.prepared_back(W_hh, layer.products), *others]
     for part, first, last in reversed(blocks):
         here = slice(first, last)
         d_after = [d[: part.sizes[0]] for d in d_states]

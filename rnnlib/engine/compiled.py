@@ -1,7 +1,7 @@
 """The loops over time as machine code, for one CPU: ``kernels.c``, compiled when first needed.
 
-The functions are those of :mod:`rnnlib.engine.plain`, and return the same, in float32 and float64; the
-weights come as :func:`prepared` made them. Any C compiler that knows the vectors of GCC and Clang will do; what it made is kept in the user's cache
+The functions are those of :mod:`rnnlib.engine.plain`, and return the same, in float32 and float64. Any
+C compiler that knows the vectors of GCC and Clang will do. What it made is kept in the user's cache
 folder, under a name that stands for the source, the compiler and the processor.
 """
 
@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from rnnlib.backend import Array, backend_of, is_torch
+from rnnlib.engine.plain import input_product
 from rnnlib.engine.steps import Steps
 
 # No -ffast-math: NaN and infinity mean what they mean. The two flags concern errno and traps only.
-FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+FLAGS = ("-std=gnu11", "-O2", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 REALS = {"float32": ("float", 0), "float64": ("double", 1)}
 _PARALLEL = 2**21  # multiplications that are worth a second thread, a fraction of a millisecond
 
@@ -134,7 +135,7 @@ def _library(dtype: str) -> ctypes.CDLL:
         library = ctypes.CDLL(str(build(dtype)))
     except OSError as error:
         raise RuntimeError(f"the compiled loops cannot be loaded: {error}") from error
-    library.packed_width.restype = ctypes.c_int64
+    library.vector_width.restype = ctypes.c_int64
     return library
 
 
@@ -164,28 +165,43 @@ def _pointer(x: Array | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(x.data_ptr() if is_torch(x) else x.ctypes.data)
 
 
-def prepared(W_hh: Array, blocks: Sequence[slice], back: bool) -> tuple[Array, ...]:
-    """The recurrent weights, packed for the products of a loop.
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("I", "H", "keep")),
+        *((name, ctypes.c_void_p) for name in ("x", "W_x", "W_h", "bias", "h_0", "C_0", "b_h")),
+        *((name, ctypes.c_void_p) for name in ("rows", "hs", "more")),
+    ]
+
+
+def _packed(W: Array, gates: int, wide: bool, back: bool = False) -> Array:
+    """The panels of the weights (G · H, K): for a product with Wᵀ, or for one with W on the way back.
+
+    Args:
+        W: the weights.
+        gates: how many gates they have.
+        wide: whether a panel has two vectors of units of each gate, not one.
+        back: whether it is for the way back.
+    """
+    library = _library(dtype_name(W))
+    width = library.vector_width() * (2 if wide else 1)
+    down, across = W.stride() if is_torch(W) else (s // W.itemsize for s in W.strides)
+    K, N, row, column = (*W.shape, down, across) if back else (*W.shape[::-1], across, down)
+    N //= gates
+    panels = backend_of(W).empty((-(-N // width) * width * gates * K,), like=W)
+    numbers = [ctypes.c_int64(n) for n in (K, N, gates, width, row, column)]
+    library.pack(*numbers[:4], _pointer(W), *numbers[4:], _pointer(panels))
+    return panels
+
+
+def prepared_back(W_hh: Array, products: Sequence[tuple[int, int]]) -> tuple[Array, ...]:
+    """The recurrent weights as the backward loops take them, packed once for all blocks of steps.
 
     Args:
         W_hh: the weights, (G · H, H).
-        blocks: the rows that make one product, for each product of a step.
-        back: whether it is for a backward loop, whose products are with W and not with Wᵀ.
-
-    Returns:
-        The panels of each block.
+        products: which gates make one product of a step, for each product.
     """
-    library, panels = _library(dtype_name(W_hh)), []
-    width = library.packed_width()
-    for W in (W_hh[rows] for rows in blocks):
-        K, N = W.shape if back else W.shape[::-1]
-        down, across = W.stride() if is_torch(W) else (s // W.itemsize for s in W.strides)
-        row, column = (down, across) if back else (across, down)
-        panel = backend_of(W).empty((-(-N // width) * width * K,), like=W)
-        numbers = [ctypes.c_int64(n) for n in (K, N, row, column)]
-        library.pack(*numbers[:2], _pointer(W), *numbers[2:], _pointer(panel))
-        panels.append(panel)
-    return tuple(panels)
+    H = W_hh.shape[1]
+    return tuple(_packed(W_hh[first * H : last * H], 1, wide=True, back=True) for first, last in products)
 
 
 def _threads(x: Array, steps: Steps, multiplications: int) -> int:
@@ -199,27 +215,27 @@ def _threads(x: Array, steps: Steps, multiplications: int) -> int:
     return max(1, min(allowed, steps.sizes[0] // 4, multiplications // _PARALLEL))
 
 
-def _run(name: str, steps: Steps, H: int, products: int, *arguments: Array | int | None) -> None:
+def _run(name: str, steps: Steps, like: Array, multiplications: int, *arguments: Any) -> None:
     """Call a loop for all rows, in as many threads as pay.
 
     Args:
         name: the function of ``kernels.c``.
         steps: the steps.
-        H: the hidden size.
-        products: how many products of the size (H, H) each row takes.
-        arguments: arrays, numbers, and None for an array that is not there.
+        like: an array of the computation.
+        multiplications: how many there are, about.
+        arguments: what the function takes behind the steps: arrays, numbers, structures, and None for
+            an array that is not there.
     """
-    like = next(x for x in arguments if x is not None and not isinstance(x, int))
     function: Callable[..., Any] = getattr(_library(dtype_name(like)), name)
     T, B = len(steps.sizes), steps.sizes[0]
     sizes, offsets = (ctypes.c_int64 * T)(*steps.sizes), (ctypes.c_int64 * T)(*steps.offsets[:-1])
-    values = [ctypes.c_int64(x) if isinstance(x, int) else _pointer(x) for x in arguments]
+    values = [_as_argument(x) for x in arguments]
 
     def part(first: int, last: int) -> None:
         record = _Steps(T, ctypes.addressof(sizes), ctypes.addressof(offsets), steps.reverse, first, last)
-        function(ctypes.byref(record), ctypes.c_int64(H), *values)
+        function(ctypes.byref(record), *values)
 
-    count = _threads(like, steps, steps.offsets[-1] * products * H * H)
+    count = _threads(like, steps, multiplications)
     bounds = [B * k // count for k in range(count + 1)]
     threads = [threading.Thread(target=part, args=pair) for pair in itertools.pairwise(bounds[1:])]
     for thread in threads:
@@ -229,41 +245,153 @@ def _run(name: str, steps: Steps, H: int, products: int, *arguments: Array | int
         thread.join()
 
 
-# --- the loops --------------------------------------------------------------------------------
+def _as_argument(x: Any) -> Any:
+    if isinstance(x, ctypes.Structure):
+        return ctypes.byref(x)
+    return ctypes.c_int64(x) if isinstance(x, int) else _pointer(x)
 
 
-def rnn(steps: Steps, a_x: Array, h_0: Array, W_hh: tuple[Array, ...], relu: bool) -> Array:
+# --- forward ----------------------------------------------------------------------------------
+
+
+def _forward(
+    name: str,
+    products: Sequence[tuple[int, bool]],
+    steps: Steps,
+    x: Array,
+    h_0: Array,
+    W_ih: Array,
+    W_hh: Array,
+    bias: Array | None,
+    out: Sequence[Array],
+    keep: bool,
+    *extra: Any,
+    C_0: Array | None = None,
+    b_h: Array | None = None,
+    more: Array | None = None,
+) -> Sequence[Array]:
+    """Run a forward loop.
+
+    Args:
+        name: the function of ``kernels.c``.
+        products: how many gates each product of a step makes, and whether its panels are wide.
+        steps, x, h_0, W_ih, W_hh, bias, out, keep, C_0, b_h: as the functions below take them.
+        extra: what the function takes behind the layer and the weights.
+        more: see ``kernels.c``.
+    """
+    xp, H = backend_of(x), h_0.shape[1]
+    hs, rows = out[0], out[-1 if name in ("rnn", "lstm") else 1]  # what the gates go into
+    arrays = [None if a is None else xp.contiguous(a) for a in (x, bias, h_0, C_0, b_h)]
+    bounds = [0, *itertools.accumulate(gates * H for gates, _ in products)]
+    panels = [
+        _packed(W[first:last], gates, wide)
+        for (first, last), (gates, wide) in zip(itertools.pairwise(bounds), products, strict=True)
+        for W in (W_ih, W_hh)
+    ]
+    if not whole(steps):
+        input_product(x, W_ih, bias, rows)
+        arrays[0] = None
+    pointers = [_pointer(a) for a in arrays]
+    layer = _Layer(
+        x.shape[1],
+        H,
+        keep or not whole(steps),
+        pointers[0],
+        *(_pointer(panel) for panel in panels[:2]),
+        *pointers[1:],
+        *(_pointer(a) for a in (rows, hs, more)),
+    )
+    work = steps.offsets[-1] * W_hh.shape[0] * (H + x.shape[1])
+    _run(name, steps, x, work, layer, *panels[2:], *extra)
+    return out
+
+
+def whole(steps: Steps) -> bool:
+    """Whether a forward loop takes all steps at once, and does the product with the inputs itself.
+
+    With few rows in a step that product is faster for a block of steps together.
+    """
+    return steps.sizes[0] >= 8
+
+
+def rnn(
+    steps: Steps,
+    x: Array,
+    h_0: Array,
+    W_ih: Array,
+    W_hh: Array,
+    bias: Array | None,
+    relu: bool,
+    out: Sequence[Array],
+    keep: bool = True,
+) -> Sequence[Array]:
     """See :func:`rnnlib.engine.plain.rnn`."""
-    xp = backend_of(a_x)
-    _run("rnn", steps, h_0.shape[1], 1, int(relu), xp.contiguous(h_0), *W_hh, a_x)
-    return a_x
+    return _forward("rnn", ((1, True),), steps, x, h_0, W_ih, W_hh, bias, out, keep, int(relu))
+
+
+def lstm(
+    steps: Steps,
+    x: Array,
+    h_0: Array,
+    C_0: Array,
+    W_ih: Array,
+    W_hh: Array,
+    bias: Array | None,
+    out: Sequence[Array],
+    keep: bool = True,
+) -> Sequence[Array]:
+    """See :func:`rnnlib.engine.plain.lstm`."""
+    return _forward(
+        "lstm", ((2, False), (2, False)), steps, x, h_0, W_ih, W_hh, bias, out, keep, C_0=C_0, more=out[1]
+    )
+
+
+def gru(
+    steps: Steps,
+    x: Array,
+    h_0: Array,
+    W_ih: Array,
+    W_hh: Array,
+    bias: Array | None,
+    b_h: Array | None,
+    out: Sequence[Array],
+    keep: bool = True,
+) -> Sequence[Array]:
+    """See :func:`rnnlib.engine.plain.gru`."""
+    return _forward(
+        "gru", ((2, False), (1, False)), steps, x, h_0, W_ih, W_hh, bias, out, keep, b_h=b_h, more=out[2]
+    )
+
+
+def gru_reset_before(
+    steps: Steps,
+    x: Array,
+    h_0: Array,
+    W_ih: Array,
+    W_hh: Array,
+    bias: Array | None,
+    out: Sequence[Array],
+    keep: bool = True,
+) -> Sequence[Array]:
+    """See :func:`rnnlib.engine.plain.gru_reset_before`."""
+    scratch = backend_of(x).empty((steps.sizes[0], 2 * h_0.shape[1]), like=x)
+    return _forward(
+        "gru_reset_before", ((2, False), (1, True)), steps, x, h_0, W_ih, W_hh, bias, out, keep, scratch
+    )
+
+
+# --- back -------------------------------------------------------------------------------------
 
 
 def rnn_back(
     steps: Steps, d_hs: Array | None, d_h_n: Array, W_hh: tuple[Array, ...], hs: Array, relu: bool
 ) -> tuple[Array, Array]:
     """See :func:`rnnlib.engine.plain.rnn_back`."""
-    xp, H = backend_of(hs), hs.shape[1]
+    xp, (N, H) = backend_of(hs), hs.shape
     d_h, d_a = xp.copy(d_h_n), xp.empty(hs.shape, like=hs)
-    _run(
-        "rnn_back", steps, H, 1, int(relu), *W_hh, hs, None if d_hs is None else xp.contiguous(d_hs), d_h, d_a
-    )
+    d_hs = None if d_hs is None else xp.contiguous(d_hs)
+    _run("rnn_back", steps, hs, N * H * H, H, int(relu), *W_hh, hs, d_hs, d_h, d_a)
     return d_a, d_h
-
-
-def lstm(
-    steps: Steps,
-    a_x: Array,
-    h_0: Array,
-    C_0: Array,
-    W_hh: tuple[Array, ...],
-    out: Sequence[Array] | None = None,
-) -> tuple[Array, Array, Array]:
-    """See :func:`rnnlib.engine.plain.lstm`."""
-    xp, (N, H) = backend_of(a_x), (a_x.shape[0], C_0.shape[1])
-    hs, Cs = out or (xp.empty((N, H), like=a_x), xp.empty((N, H), like=a_x))
-    _run("lstm", steps, H, 4, xp.contiguous(h_0), xp.contiguous(C_0), *W_hh, a_x, hs, Cs)
-    return hs, Cs, a_x
 
 
 def lstm_back(
@@ -277,28 +405,11 @@ def lstm_back(
     Cs: Array,
 ) -> tuple[Array, Array, Array]:
     """See :func:`rnnlib.engine.plain.lstm_back`."""
-    xp, H = backend_of(Cs), Cs.shape[1]
+    xp, (N, H) = backend_of(Cs), Cs.shape
     d_h, d_C, d_a = xp.copy(d_h_n), xp.copy(d_C_n), xp.empty(gates.shape, like=gates)
     d_hs = None if d_hs is None else xp.contiguous(d_hs)
-    _run("lstm_back", steps, H, 4, xp.contiguous(C_0), *W_hh, gates, Cs, d_hs, d_h, d_C, d_a)
+    _run("lstm_back", steps, Cs, N * 4 * H * H, H, xp.contiguous(C_0), *W_hh, gates, Cs, d_hs, d_h, d_C, d_a)
     return d_a, d_h, d_C
-
-
-def gru(
-    steps: Steps,
-    a_x: Array,
-    h_0: Array,
-    W_hh: tuple[Array, ...],
-    b_h: Array | None,
-    out: Sequence[Array] | None = None,
-) -> tuple[Array, Array, Array]:
-    """See :func:`rnnlib.engine.plain.gru`."""
-    xp, (N, H) = backend_of(a_x), (a_x.shape[0], h_0.shape[1])
-    hs, us = out or (xp.empty((N, H), like=a_x), xp.empty((N, H), like=a_x))
-    scratch = xp.empty((steps.sizes[0], 3 * H), like=a_x)
-    b_h = None if b_h is None else xp.contiguous(b_h)
-    _run("gru", steps, H, 3, xp.contiguous(h_0), *W_hh, b_h, a_x, hs, us, scratch)
-    return hs, a_x, us
 
 
 def gru_back(
@@ -312,23 +423,28 @@ def gru_back(
     us: Array,
 ) -> tuple[Array, Array, Array]:
     """See :func:`rnnlib.engine.plain.gru_back`."""
-    xp, H = backend_of(hs), hs.shape[1]
+    xp, (N, H) = backend_of(hs), hs.shape
     d_h, d_a, d_u = xp.copy(d_h_n), xp.empty(gates.shape, like=gates), xp.empty(us.shape, like=us)
     scratch = xp.empty((steps.sizes[0], 3 * H), like=hs)
     d_hs = None if d_hs is None else xp.contiguous(d_hs)
-    _run("gru_back", steps, H, 3, xp.contiguous(h_0), *W_hh, gates, hs, us, d_hs, d_h, d_a, d_u, scratch)
+    _run(
+        "gru_back",
+        steps,
+        hs,
+        N * 3 * H * H,
+        H,
+        xp.contiguous(h_0),
+        *W_hh,
+        gates,
+        hs,
+        us,
+        d_hs,
+        d_h,
+        d_a,
+        d_u,
+        scratch,
+    )
     return d_a, d_u, d_h
-
-
-def gru_reset_before(
-    steps: Steps, a_x: Array, h_0: Array, W_hh: tuple[Array, ...], out: Sequence[Array] | None = None
-) -> tuple[Array, Array]:
-    """See :func:`rnnlib.engine.plain.gru_reset_before`."""
-    xp, (N, H) = backend_of(a_x), (a_x.shape[0], h_0.shape[1])
-    (hs,) = out or (xp.empty((N, H), like=a_x),)
-    scratch = xp.empty((steps.sizes[0], H), like=a_x)
-    _run("gru_reset_before", steps, H, 3, xp.contiguous(h_0), *W_hh, a_x, hs, scratch)
-    return hs, a_x
 
 
 def gru_reset_before_back(
@@ -341,10 +457,10 @@ def gru_reset_before_back(
     hs: Array,
 ) -> tuple[Array, Array]:
     """See :func:`rnnlib.engine.plain.gru_reset_before_back`."""
-    xp, H = backend_of(hs), hs.shape[1]
+    xp, (N, H) = backend_of(hs), hs.shape
     d_h, d_a = xp.copy(d_h_n), xp.empty(gates.shape, like=gates)
     scratch = xp.empty((steps.sizes[0], H), like=hs)
     d_hs = None if d_hs is None else xp.contiguous(d_hs)
     h_0 = xp.contiguous(h_0)
-    _run("gru_reset_before_back", steps, H, 3, h_0, *W_hh, gates, hs, d_hs, d_h, d_a, scratch)
+    _run("gru_reset_before_back", steps, hs, N * 3 * H * H, H, h_0, *W_hh, gates, hs, d_hs, d_h, d_a, scratch)
     return d_a, d_h

@@ -4,7 +4,7 @@ Nothing is overwritten here, so autograd can differentiate a backward loop once 
 map both. The other modules of this package hold the same functions, faster.
 
 Rows are those of :class:`rnnlib.engine.steps.Steps`: states are (B, H), what belongs to all steps is
-(N, ·). A forward loop takes what the inputs contribute to every step, ``a_x``. A backward loop takes
+(N, ·). A forward loop takes the inputs x (N, I) and all weights. A backward loop takes
 ``d_hs``, what comes from the outputs (None for zero), and ``d_h_n``, what comes from behind the last
 step; it returns the gradients of the pre-activations, from which all others are products over all rows,
 and of the initial state. The functions trust their input.
@@ -16,17 +16,25 @@ from rnnlib.backend import Array, backend_of
 from rnnlib.engine.steps import Steps, carry
 
 
-def rnn(steps: Steps, a_x: Array, h_0: Array, W_hh: Array, relu: bool) -> Array:
+def input_product(x: Array, W_ih: Array, bias: Array | None) -> Array:
+    """What the inputs contribute to the pre-activations of all steps, ``a_x`` (N, ·): one product."""
+    a_x = x @ W_ih.T
+    return a_x if bias is None else a_x + bias
+
+
+def rnn(
+    steps: Steps, x: Array, h_0: Array, W_ih: Array, W_hh: Array, bias: Array | None, relu: bool
+) -> tuple[Array]:
     """The states of the vanilla network, (N, H) (:eq:`eq-vanilla-hidden`)."""
-    xp = backend_of(a_x)
+    xp = backend_of(x)
     activation = xp.relu if relu else xp.tanh
-    a_xs, h, hs = steps.split(a_x), h_0, []
+    a_xs, h, hs = steps.split(input_product(x, W_ih, bias)), h_0, []
     for t in steps.walk:
         h_prev = h[: steps.sizes[t]]  # (B_t, H)
         h_t = activation(a_xs[t] + h_prev @ W_hh.T)  # (B_t, H)
         h = carry(h_t, h)
         hs.append(h_t)
-    return steps.join(hs)
+    return (steps.join(hs),)
 
 
 def rnn_back(
@@ -46,14 +54,21 @@ def rnn_back(
 
 
 def lstm(
-    steps: Steps, a_x: Array, h_0: Array, C_0: Array, W_hh: Array, W_hr: Array | None = None
+    steps: Steps,
+    x: Array,
+    h_0: Array,
+    C_0: Array,
+    W_ih: Array,
+    W_hh: Array,
+    bias: Array | None,
+    W_hr: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """``hs`` (N, H), ``Cs`` (N, H) and ``gates`` (N, 4H), i, f, C̃, o (:eq:`eq-lstm-memory`).
 
     With a projection W_hr (P, H) the state h is W_hr (o ⊙ tanh(C)) and has P entries.
     """
-    xp, H = backend_of(a_x), C_0.shape[1]
-    a_xs, h, C, hs, Cs, gates = steps.split(a_x), h_0, C_0, [], [], []
+    xp, H = backend_of(x), C_0.shape[1]
+    a_xs, h, C, hs, Cs, gates = steps.split(input_product(x, W_ih, bias)), h_0, C_0, [], [], []
     for t in steps.walk:
         h_prev, C_prev = h[: steps.sizes[t]], C[: steps.sizes[t]]
         a_t = a_xs[t] + h_prev @ W_hh.T  # (B_t, 4H)
@@ -115,14 +130,22 @@ def lstm_back(
 # candidate gets. Below, z is torch's.
 
 
-def gru(steps: Steps, a_x: Array, h_0: Array, W_hh: Array, b_h: Array | None) -> tuple[Array, Array, Array]:
+def gru(
+    steps: Steps,
+    x: Array,
+    h_0: Array,
+    W_ih: Array,
+    W_hh: Array,
+    bias: Array | None,
+    b_h: Array | None,
+) -> tuple[Array, Array, Array]:
     """``hs`` (N, H), ``gates`` (N, 3H), r, z, h̃, and ``us`` (N, H), which the reset gate acts on.
 
     The reset acts after the product (:eq:`eq-gru-candidate-after`): u_t = W_h h_{t-1} + b_h, with the
-    last H rows of W_hh. The other recurrent biases are in ``a_x`` already.
+    last H rows of W_hh. The other recurrent biases are in ``bias``.
     """
-    xp, H = backend_of(a_x), h_0.shape[1]
-    a_xs, h, hs, gates, us = steps.split(a_x), h_0, [], [], []
+    xp, H = backend_of(x), h_0.shape[1]
+    a_xs, h, hs, gates, us = steps.split(input_product(x, W_ih, bias)), h_0, [], [], []
     for t in steps.walk:
         h_prev, a_t = h[: steps.sizes[t]], a_xs[t]  # (B_t, H), (B_t, 3H)
         product = h_prev @ W_hh.T  # (B_t, 3H)
@@ -174,11 +197,13 @@ def gru_back(
     return xp.concat([d_a[:, : 2 * H], to_a_h * d_h_all], axis=1), d_a[:, 2 * H :], d_h
 
 
-def gru_reset_before(steps: Steps, a_x: Array, h_0: Array, W_hh: Array) -> tuple[Array, Array]:
+def gru_reset_before(
+    steps: Steps, x: Array, h_0: Array, W_ih: Array, W_hh: Array, bias: Array | None
+) -> tuple[Array, Array]:
     """``hs`` (N, H) and ``gates`` (N, 3H), r, z, h̃; the reset before the product (:eq:`eq-gru-candidate`)."""
-    xp, H = backend_of(a_x), h_0.shape[1]
+    xp, H = backend_of(x), h_0.shape[1]
     W_gates, W_candidate = W_hh[: 2 * H], W_hh[2 * H :]  # (2H, H), (H, H)
-    a_xs, h, hs, gates = steps.split(a_x), h_0, [], []
+    a_xs, h, hs, gates = steps.split(input_product(x, W_ih, bias)), h_0, [], []
     for t in steps.walk:
         h_prev, a_t = h[: steps.sizes[t]], a_xs[t]  # (B_t, H), (B_t, 3H)
         rz = xp.sigmoid(a_t[:, : 2 * H] + h_prev @ W_gates.T)  # (B_t, 2H)

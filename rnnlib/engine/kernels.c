@@ -1,12 +1,11 @@
 /* The loops over time of rnnlib.engine, compiled: the same mathematics, for the CPU.
  *
- * Everything that needs no order in time is done outside, as products over all steps. What is left is,
- * at every step, a product of a few rows with the recurrent weights, and some arithmetic for each unit.
- *
- * - The weights are packed once for all steps: panels of WIDTH columns, so that the product reads them
- *   from front to back. A tile of ROWS x WIDTH sums stays in registers while it runs along a panel.
+ * - The weights are packed once for all steps, in panels that the products read from front to back. A
+ *   tile of sums, some rows of the batch times two vectors of a panel, stays in registers while it runs
+ *   along a panel, and the panel stays in the first cache while all rows run along it.
+ * - The gates of a block of units are made from their sums at once, before those of the next block.
  * - exp, tanh and the logistic function are polynomials on whole vectors. They keep NaN.
- * - A call does the rows first..last of every step, for all steps: rows of a batch never meet, so
+ * - A call does the sequences first..last of every step, for all steps: the rows of a batch never meet, so
  *   threads take rows, and never wait for each other.
  *
  * REAL is float or double. Vectors are those of GCC and Clang, as wide as the processor's.
@@ -16,16 +15,18 @@
 
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
-#define ROWS 12
+#define ROWS 12 /* of a tile, two vectors wide: most of the registers */
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
 #define ROWS 6
+#elif defined(__aarch64__)
+#define VECTOR_BYTES 16
+#define ROWS 12
 #else
 #define VECTOR_BYTES 16
 #define ROWS 6
 #endif
 #define V (VECTOR_BYTES / (int64_t)sizeof(REAL))
-#define WIDTH (2 * V)
 
 typedef REAL vec __attribute__((vector_size(VECTOR_BYTES)));
 typedef REAL unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
@@ -50,6 +51,8 @@ typedef int32_t integer;
 #endif
 typedef integer ivec __attribute__((vector_size(VECTOR_BYTES)));
 #define INLINE static inline __attribute__((always_inline))
+
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 INLINE vec all(REAL x) { return x - (vec){0}; }
 INLINE vec select(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
@@ -125,56 +128,93 @@ INLINE void values_of_4(fraction a, fraction b, fraction c, fraction d, vec *x, 
 
 /* --- products ------------------------------------------------------------------------------- */
 
-int64_t packed_width(void) { return WIDTH; }
+int64_t vector_width(void) { return V; }
 
-/* The matrix B (K, N), anywhere in memory, as panels (K, WIDTH) one after the other. */
-void pack(int64_t K, int64_t N, const REAL *B, int64_t row, int64_t column, REAL *packed) {
-  for (int64_t first = 0; first < N; first += WIDTH)
+/* The matrix B (K, G N), anywhere in memory, as panels (K, G, width): `width` columns of each of G parts. */
+void pack(int64_t K, int64_t N, int64_t G, int64_t width, const REAL *B, int64_t row, int64_t column, REAL *packed) {
+  for (int64_t first = 0; first < N; first += width)
     for (int64_t k = 0; k < K; k++)
-      for (int64_t n = first; n < first + WIDTH; n++) *packed++ = n < N ? B[k * row + n * column] : 0;
+      for (int64_t g = 0; g < G; g++)
+        for (int64_t n = first; n < first + width; n++) *packed++ = n < N ? B[k * row + (g * N + n) * column] : 0;
 }
 
-INLINE void tile(const int rows, int64_t K, int64_t columns, const REAL *A, int64_t lda, const REAL *panel,
-                 REAL *C, int64_t ldc, int add) {
-  /* One row alone would wait for every sum: it is made from four, over every fourth k. */
-  const int lanes = rows == 1 ? 4 : 1;
-  vec sum[rows * lanes][2];
-  for (int i = 0; i < rows * lanes; i++) sum[i][0] = sum[i][1] = (vec){0};
+/* sum += A (rows, K) panel (K, vectors, V). */
+INLINE void add_product(const int rows, const int vectors, vec (*sum)[2], int64_t K, const REAL *A, int64_t lda,
+                        const REAL *panel) {
   int64_t k = 0;
-  for (; k + lanes <= K; k += lanes)
+  if (rows == 1) { /* one row would wait for every sum: it is made from four, over every fourth k */
+    vec part[4][2] = {{{0}}};
+    for (; k + 4 <= K; k += 4)
 #pragma GCC unroll 4
-    for (int lane = 0; lane < lanes; lane++) {
-      const REAL *b = panel + (k + lane) * WIDTH;
-      vec b_0 = *(const unaligned *)b, b_1 = *(const unaligned *)(b + V);
-#pragma GCC unroll 12
-      for (int i = 0; i < rows; i++) {
-        sum[i * lanes + lane][0] += A[i * lda + k + lane] * b_0;
-        sum[i * lanes + lane][1] += A[i * lda + k + lane] * b_1;
-      }
-    }
-  for (; k < K; k++) {
-    sum[0][0] += A[k] * *(const unaligned *)(panel + k * WIDTH);
-    sum[0][1] += A[k] * *(const unaligned *)(panel + k * WIDTH + V);
+      for (int lane = 0; lane < 4; lane++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++)
+          part[lane][v] += A[k + lane] * *(const unaligned *)(panel + ((k + lane) * vectors + v) * V);
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; v++) sum[0][v] += (part[0][v] + part[1][v]) + (part[2][v] + part[3][v]);
   }
-  for (int i = 0; i < rows; i++)
-    for (int half = 0; half < 2; half++) {
-      int64_t n = columns - half * V;
-      REAL *c = C + i * ldc + half * V;
-      vec total = sum[i * lanes][half];
-      for (int lane = 1; lane < lanes; lane++) total += sum[i * lanes + lane][half];
-      if (n > 0) store(c, add ? load(c, n) + total : total, n);
-    }
+  for (; k < K; k++) {
+    vec b[2];
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; v++) b[v] = *(const unaligned *)(panel + (k * vectors + v) * V);
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; v++) sum[i][v] += A[i * lda + k] * b[v];
+  }
 }
 
-/* C (M, N) = A (M, K) B, or C += A B. */
+INLINE void tile(const int rows, const int vectors, int64_t K, const REAL *A, int64_t lda, const REAL *panel, REAL *C,
+                 int64_t ldc) {
+  vec sum[rows][2];
+#pragma GCC unroll 12
+  for (int i = 0; i < rows; i++)
+    for (int v = 0; v < vectors; v++) sum[i][v] = *(unaligned *)(C + i * ldc + v * V);
+  add_product(rows, vectors, sum, K, A, lda, panel);
+#pragma GCC unroll 12
+  for (int i = 0; i < rows; i++)
+    for (int v = 0; v < vectors; v++) *(unaligned *)(C + i * ldc + v * V) = sum[i][v];
+}
+
+/* C (M, vectors V) += A (M, K) panel (K, vectors, V). */
+INLINE void add_panel(const int vectors, int64_t M, int64_t K, const REAL *A, int64_t lda, const REAL *panel, REAL *C,
+                      int64_t ldc) {
+  int64_t i = 0;
+  for (; i + ROWS <= M; i += ROWS) tile(ROWS, vectors, K, A + i * lda, lda, panel, C + i * ldc, ldc);
+  for (; i + 4 <= M; i += 4) tile(4, vectors, K, A + i * lda, lda, panel, C + i * ldc, ldc);
+  for (; i < M; i++) tile(1, vectors, K, A + i * lda, lda, panel, C + i * ldc, ldc);
+}
+
+static void add_panel_1(int64_t M, int64_t K, const REAL *A, int64_t lda, const REAL *panel, REAL *C, int64_t ldc) {
+  add_panel(1, M, K, A, lda, panel, C, ldc);
+}
+
+static void add_panel_2(int64_t M, int64_t K, const REAL *A, int64_t lda, const REAL *panel, REAL *C, int64_t ldc) {
+  add_panel(2, M, K, A, lda, panel, C, ldc);
+}
+
+/* The sums of at most CHUNK rows wait here until all their products are in. */
+#define CHUNK 96
+#define SLAB (4 * V)
+#define FOR_CHUNKS(b, m, from, to) for (int64_t b = (from), m; b < (to) && (m = least((to) - b, CHUNK)); b += m)
+
+/* C (M, N) = A (M, K) B, or C += A B; B packed with two vectors a panel. */
 static void product(int64_t M, int64_t K, int64_t N, const REAL *A, int64_t lda, const REAL *packed, REAL *C,
                     int64_t ldc, int add) {
-  for (int64_t first = 0; first < N; first += WIDTH, packed += K * WIDTH, C += WIDTH) {
-    int64_t columns = N - first < WIDTH ? N - first : WIDTH, i = 0;
-    for (; i + ROWS <= M; i += ROWS) tile(ROWS, K, columns, A + i * lda, lda, packed, C + i * ldc, ldc, add);
-    for (; i + 4 <= M; i += 4) tile(4, K, columns, A + i * lda, lda, packed, C + i * ldc, ldc, add);
-    for (; i < M; i++) tile(1, K, columns, A + i * lda, lda, packed, C + i * ldc, ldc, add);
-  }
+  REAL slab[CHUNK * SLAB];
+  for (int64_t u = 0; u < N; u += 2 * V) FOR_CHUNKS(b, m, 0, M) {
+      for (int64_t i = 0; i < m; i++)
+        for (int v = 0; v < 2; v++) {
+          int64_t n = N - u - v * V;
+          *(unaligned *)(slab + i * SLAB + v * V) = add && n > 0 ? load(C + (b + i) * ldc + u + v * V, n) : (vec){0};
+        }
+      add_panel_2(m, K, A + b * lda, lda, packed + u * K, slab, SLAB);
+      for (int64_t i = 0; i < m; i++)
+        for (int v = 0; v < 2; v++) {
+          int64_t n = N - u - v * V;
+          if (n > 0) store(C + (b + i) * ldc + u + v * V, *(unaligned *)(slab + i * SLAB + v * V), n);
+        }
+    }
 }
 
 /* --- steps ---------------------------------------------------------------------------------- */
@@ -186,8 +226,6 @@ typedef struct {
   const int64_t *sizes, *offsets;
   int64_t reverse, first, last;
 } Steps;
-
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* The j-th step in walking order; back to front on the way back. */
 INLINE int64_t step_number(const Steps *s, int64_t j) { return s->reverse ? s->T - 1 - j : j; }
@@ -201,15 +239,12 @@ INLINE const REAL *before(const Steps *s, int64_t j, int64_t b, int64_t H, const
   return initial + b * H;
 }
 
-/* C += h_prev B for the sequences of a call at the j-th step; their states lie in one or two blocks. */
-INLINE void recurrent_product(const Steps *s, int64_t j, int64_t end, int64_t H, int64_t N, const REAL *states,
-                              const REAL *initial, const REAL *packed, REAL *C, int64_t ldc, int add) {
-  int64_t middle = j > 0 ? least(end, s->sizes[step_number(s, j - 1)]) : s->first;
-  if (middle < s->first) middle = s->first;
-  if (middle > s->first)
-    product(middle - s->first, H, N, before(s, j, s->first, H, states, initial), H, packed, C, ldc, add);
-  if (end > middle)
-    product(end - middle, H, N, initial + middle * H, H, packed, C + (middle - s->first) * ldc, ldc, add);
+/* Up to which sequence the states before the j-th step are those of the step before; from there on, the
+ * initial ones. */
+INLINE int64_t border(const Steps *s, int64_t j, int64_t end) {
+  if (j == 0) return s->first;
+  int64_t size = least(end, s->sizes[step_number(s, j - 1)]);
+  return size > s->first ? size : s->first;
 }
 
 #define FOR_STEPS(j)                                        \
@@ -236,22 +271,159 @@ INLINE void recurrent_product(const Steps *s, int64_t j, int64_t end, int64_t H,
     }                                                       \
   } while (0)
 
-/* --- the cells ------------------------------------------------------------------------------ */
+/* --- the cells ------------------------------------------------------------------------------
+ *
+ * Forward: a record says what comes from where. x (N, I) and bias may be NULL. Where x is, `rows`, into
+ * which the gates go (those of the vanilla network are its states), holds what the inputs contribute. */
+typedef struct {
+  int64_t I, H, keep; /* keep: write the gates and all memories for the way back */
+  const REAL *x, *W_x, *W_h, *bias, *h_0, *C_0, *b_h; /* W_x, W_h: of the first product */
+  REAL *rows, *hs, *more; /* more: Cs of the LSTM (B, H, in place, if not keep), us of the GRU */
+} Layer;
 
-/* hs (N, H): in, what the inputs contribute; out, the states. */
-void rnn(const Steps *s, int64_t H, int64_t relu, const REAL *h_0, const REAL *W, REAL *hs) {
-  FOR_STEPS(j) {
-    recurrent_product(s, j, end, H, H, hs, h_0, W, hs + (row + s->first) * H, H, 1);
-    FOR_ROWS(b) {
-      REAL *h = hs + (row + b) * H;
-      FOR_UNITS(
-        vec a = load(h + u, n);
-        store(h + u, relu ? select(a <= all(0), all(0), a) : tanh_of(a), n););
-    }
+/* The numbers that gate g of G starts from, for the units u .. u + n of m rows, put at place `to` of the slab:
+ * the bias, or what is in the rows already. */
+INLINE void begin(const Layer *l, REAL *slab, int to, int g, int G, int64_t row, int64_t m, int64_t u, int64_t n) {
+  for (int64_t i = 0; i < m; i++) {
+    int64_t at = g * l->H + u;
+    vec x = {0};
+    if (n > 0) x = !l->x ? load(l->rows + (row + i) * G * l->H + at, n) : l->bias ? load(l->bias + at, n) : x;
+    *(unaligned *)(slab + i * SLAB + to * V) = x;
   }
 }
 
-/* d_h (B, H): in, dL/dh_n; out, dL/dh_0. d_hs may be NULL for zero. */
+/* A step's sequences in chunks: those from b on, m of them, whose states before the step are h_prev. */
+#define FOR_CHUNKS_OF_STEP(...)                                                                  \
+  for (int at_start = 0; at_start < 2; at_start++)                                               \
+    FOR_CHUNKS(b, m, at_start ? middle : s->first, at_start ? end : middle) {                    \
+      const REAL *h_prev = (at_start ? l->h_0 : kept) + b * H, *x = l->x + (row + b) * l->I;     \
+      REAL slab[CHUNK * SLAB];                                                                   \
+      __VA_ARGS__                                                                                \
+    }
+#define SUM(i, place) (*(const unaligned *)(slab + (i) * SLAB + (place) * V))
+
+void rnn(const Steps *s, const Layer *l, int64_t relu) {
+  FOR_STEPS(j) {
+    int64_t H = l->H, middle = border(s, j, end);
+    const REAL *kept = before(s, j, s->first, H, l->hs, l->h_0) - s->first * H;
+    for (int64_t u = 0; u < H; u += 2 * V) FOR_CHUNKS_OF_STEP(
+        for (int v = 0; v < 2; v++) begin(l, slab, v, 0, 1, row + b, m, u + v * V, H - u - v * V);
+        if (l->x) add_panel_2(m, l->I, x, l->I, l->W_x + u * l->I, slab, SLAB);
+        add_panel_2(m, H, h_prev, H, l->W_h + u * H, slab, SLAB);
+        for (int64_t i = 0; i < m; i++)
+          for (int v = 0; v < 2; v++) {
+            int64_t n = H - u - v * V;
+            vec a = SUM(i, v);
+            if (n > 0)
+              store(l->hs + (row + b + i) * H + u + v * V, relu ? select(a <= all(0), all(0), a) : tanh_of(a), n);
+          })
+  }
+}
+
+/* W_x_2, W_h_2: the weights of candidate and o; those of i and f are in the layer. */
+void lstm(const Steps *s, const Layer *l, const REAL *W_x_2, const REAL *W_h_2) {
+  FOR_STEPS(j) {
+    int64_t H = l->H, middle = border(s, j, end);
+    const REAL *kept = before(s, j, s->first, H, l->hs, l->h_0) - s->first * H;
+    const REAL *C_kept = before(s, j, s->first, H, l->more, l->C_0) - s->first * H;
+    for (int64_t u = 0; u < H; u += V) FOR_CHUNKS_OF_STEP(
+        int64_t n = H - u;
+        for (int g = 0; g < 4; g++) begin(l, slab, g, g, 4, row + b, m, u, n);
+        if (l->x) add_panel_2(m, l->I, x, l->I, l->W_x + u * 2 * l->I, slab, SLAB);
+        add_panel_2(m, H, h_prev, H, l->W_h + u * 2 * H, slab, SLAB);
+        if (l->x) add_panel_2(m, l->I, x, l->I, W_x_2 + u * 2 * l->I, slab + 2 * V, SLAB);
+        add_panel_2(m, H, h_prev, H, W_h_2 + u * 2 * H, slab + 2 * V, SLAB);
+        const REAL *C_prev = !l->keep ? l->more : at_start ? l->C_0 : C_kept;
+        for (int64_t i = 0; i < m; i++) {
+          int64_t at = (row + b + i) * H + u;
+          vec i_t, f_t, candidate, o_t;
+          values_of_4(logistic_parts(SUM(i, 0)), logistic_parts(SUM(i, 1)), tanh_parts(SUM(i, 2)),
+                      logistic_parts(SUM(i, 3)), &i_t, &f_t, &candidate, &o_t);
+          vec C_t = f_t * load(C_prev + (b + i) * H + u, n) + i_t * candidate;
+          store(l->more + (l->keep ? at : (b + i) * H + u), C_t, n);
+          store(l->hs + at, o_t * tanh_of(C_t), n);
+          if (l->keep) {
+            REAL *gates = l->rows + (row + b + i) * 4 * H + u;
+            store(gates, i_t, n);
+            store(gates + H, f_t, n);
+            store(gates + 2 * H, candidate, n);
+            store(gates + 3 * H, o_t, n);
+          }
+        })
+  }
+}
+
+/* The recurrent product of the candidate has a sum of its own, which the reset gate multiplies. W_x_h, W_h_h:
+ * the weights of the candidate; those of r and z are in the layer. */
+void gru(const Steps *s, const Layer *l, const REAL *W_x_h, const REAL *W_h_h) {
+  FOR_STEPS(j) {
+    int64_t H = l->H, middle = border(s, j, end);
+    const REAL *kept = before(s, j, s->first, H, l->hs, l->h_0) - s->first * H;
+    for (int64_t u = 0; u < H; u += V) FOR_CHUNKS_OF_STEP(
+        int64_t n = H - u;
+        for (int g = 0; g < 3; g++) begin(l, slab, g, g, 3, row + b, m, u, n);
+        for (int64_t i = 0; i < m; i++)
+          *(unaligned *)(slab + i * SLAB + 3 * V) = l->b_h ? load(l->b_h + u, n) : (vec){0};
+        if (l->x) add_panel_2(m, l->I, x, l->I, l->W_x + u * 2 * l->I, slab, SLAB);
+        add_panel_2(m, H, h_prev, H, l->W_h + u * 2 * H, slab, SLAB);
+        if (l->x) add_panel_1(m, l->I, x, l->I, W_x_h + u * l->I, slab + 2 * V, SLAB);
+        add_panel_1(m, H, h_prev, H, W_h_h + u * H, slab + 3 * V, SLAB);
+        for (int64_t i = 0; i < m; i++) {
+          int64_t at = (row + b + i) * H + u;
+          vec r, z;
+          values_of_2(logistic_parts(SUM(i, 0)), logistic_parts(SUM(i, 1)), &r, &z);
+          vec candidate = tanh_of(SUM(i, 2) + r * SUM(i, 3));
+          store(l->hs + at, (1 - z) * candidate + z * load(h_prev + i * H + u, n), n);
+          if (l->keep) {
+            REAL *gates = l->rows + (row + b + i) * 3 * H + u;
+            store(gates, r, n);
+            store(gates + H, z, n);
+            store(gates + 2 * H, candidate, n);
+            store(l->more + at, SUM(i, 3), n);
+          }
+        })
+  }
+}
+
+/* The reset before the product: the gates r and z of all units come first, then the candidates. scratch
+ * (B, 2H) holds r ⊙ h_prev and z. */
+void gru_reset_before(const Steps *s, const Layer *l, const REAL *W_x_h, const REAL *W_h_h, REAL *scratch) {
+  FOR_STEPS(j) {
+    int64_t H = l->H, middle = border(s, j, end);
+    const REAL *kept = before(s, j, s->first, H, l->hs, l->h_0) - s->first * H;
+    for (int64_t u = 0; u < H; u += V) FOR_CHUNKS_OF_STEP(
+        int64_t n = H - u;
+        for (int g = 0; g < 2; g++) begin(l, slab, g, g, 3, row + b, m, u, n);
+        if (l->x) add_panel_2(m, l->I, x, l->I, l->W_x + u * 2 * l->I, slab, SLAB);
+        add_panel_2(m, H, h_prev, H, l->W_h + u * 2 * H, slab, SLAB);
+        for (int64_t i = 0; i < m; i++) {
+          REAL *reset = scratch + (b + i) * 2 * H + u;
+          vec r, z;
+          values_of_2(logistic_parts(SUM(i, 0)), logistic_parts(SUM(i, 1)), &r, &z);
+          store(reset, r * load(h_prev + i * H + u, n), n);
+          store(reset + H, z, n);
+          if (l->keep) {
+            store(l->rows + (row + b + i) * 3 * H + u, r, n);
+            store(l->rows + (row + b + i) * 3 * H + H + u, z, n);
+          }
+        })
+    for (int64_t u = 0; u < H; u += 2 * V) FOR_CHUNKS_OF_STEP(
+        for (int v = 0; v < 2; v++) begin(l, slab, v, 2, 3, row + b, m, u + v * V, H - u - v * V);
+        if (l->x) add_panel_2(m, l->I, x, l->I, W_x_h + u * l->I, slab, SLAB);
+        add_panel_2(m, H, scratch + b * 2 * H, 2 * H, W_h_h + u * H, slab, SLAB);
+        for (int64_t i = 0; i < m; i++)
+          for (int v = 0; v < 2; v++) {
+            int64_t w = u + v * V;
+            int64_t n = H - w;
+            if (n <= 0) continue;
+            vec candidate = tanh_of(SUM(i, v)), z = load(scratch + (b + i) * 2 * H + H + w, n);
+            store(l->hs + (row + b + i) * H + w, (1 - z) * candidate + z * load(h_prev + i * H + w, n), n);
+            if (l->keep) store(l->rows + (row + b + i) * 3 * H + 2 * H + w, candidate, n);
+          })
+  }
+}
+
+/* Back. d_h (B, H): in, dL/dh_n; out, dL/dh_0; d_C likewise. d_hs may be NULL for zero. */
 void rnn_back(const Steps *s, int64_t H, int64_t relu, const REAL *W, const REAL *hs, const REAL *d_hs, REAL *d_h,
               REAL *d_a) {
   FOR_STEPS_BACK(j) {
@@ -263,28 +435,6 @@ void rnn_back(const Steps *s, int64_t H, int64_t relu, const REAL *W, const REAL
         store(d_a + at + u, relu ? select(h <= all(0), all(0), d) : d * (1 - h * h), n););
     }
     product(end - s->first, H, H, d_a + (row + s->first) * H, H, W, d_h + s->first * H, H, 0);
-  }
-}
-
-/* gates (N, 4H): in, what the inputs contribute; out, i, f, candidate, o. */
-void lstm(const Steps *s, int64_t H, const REAL *h_0, const REAL *C_0, const REAL *W, REAL *gates, REAL *hs, REAL *Cs) {
-  FOR_STEPS(j) {
-    recurrent_product(s, j, end, H, 4 * H, hs, h_0, W, gates + (row + s->first) * 4 * H, 4 * H, 1);
-    FOR_ROWS(b) {
-      const REAL *C_prev = before(s, j, b, H, Cs, C_0);
-      REAL *a = gates + (row + b) * 4 * H, *h_t = hs + (row + b) * H, *C_t = Cs + (row + b) * H;
-      FOR_UNITS(
-        vec i, f, candidate, o;
-        values_of_4(logistic_parts(load(a + u, n)), logistic_parts(load(a + H + u, n)),
-                    tanh_parts(load(a + 2 * H + u, n)), logistic_parts(load(a + 3 * H + u, n)), &i, &f, &candidate, &o);
-        vec C = f * load(C_prev + u, n) + i * candidate;
-        store(a + u, i, n);
-        store(a + H + u, f, n);
-        store(a + 2 * H + u, candidate, n);
-        store(a + 3 * H + u, o, n);
-        store(C_t + u, C, n);
-        store(h_t + u, o * tanh_of(C), n););
-    }
   }
 }
 
@@ -311,33 +461,7 @@ void lstm_back(const Steps *s, int64_t H, const REAL *C_0, const REAL *W, const 
   }
 }
 
-/* gates (N, 3H): in, what the inputs contribute; out, r, z, candidate. b may be NULL for zero. us (N, H):
- * the recurrent products that the reset gate acts on. scratch (B, 3H). */
-void gru(const Steps *s, int64_t H, const REAL *h_0, const REAL *W, const REAL *b_h, REAL *gates, REAL *hs, REAL *us,
-         REAL *scratch) {
-  FOR_STEPS(j) {
-    recurrent_product(s, j, end, H, 3 * H, hs, h_0, W, scratch + s->first * 3 * H, 3 * H, 0);
-    FOR_ROWS(b) {
-      const REAL *h_prev = before(s, j, b, H, hs, h_0), *p = scratch + b * 3 * H;
-      REAL *a = gates + (row + b) * 3 * H;
-      int64_t at = (row + b) * H;
-      FOR_UNITS(
-        vec r, z;
-        values_of_2(logistic_parts(load(a + u, n) + load(p + u, n)),
-                    logistic_parts(load(a + H + u, n) + load(p + H + u, n)), &r, &z);
-        vec u_t = load(p + 2 * H + u, n);
-        if (b_h) u_t += load(b_h + u, n);
-        vec candidate = tanh_of(load(a + 2 * H + u, n) + r * u_t);
-        store(a + u, r, n);
-        store(a + H + u, z, n);
-        store(a + 2 * H + u, candidate, n);
-        store(us + at + u, u_t, n);
-        store(hs + at + u, (1 - z) * candidate + z * load(h_prev + u, n), n););
-    }
-  }
-}
-
-/* d_u (N, H): dL/d(the recurrent products of the candidate). */
+/* d_u (N, H): dL/d(the recurrent products of the candidate). scratch (B, 3H). */
 void gru_back(const Steps *s, int64_t H, const REAL *h_0, const REAL *W, const REAL *gates, const REAL *hs,
               const REAL *us, const REAL *d_hs, REAL *d_h, REAL *d_a, REAL *d_u, REAL *scratch) {
   FOR_STEPS_BACK(j) {
@@ -365,35 +489,7 @@ void gru_back(const Steps *s, int64_t H, const REAL *h_0, const REAL *W, const R
   }
 }
 
-/* The reset before the product. W_gates packs the rows of r and z, W_candidate those of the candidate.
- * scratch (B, H). */
-void gru_reset_before(const Steps *s, int64_t H, const REAL *h_0, const REAL *W_gates, const REAL *W_candidate,
-                      REAL *gates, REAL *hs, REAL *scratch) {
-  FOR_STEPS(j) {
-    REAL *first = gates + (row + s->first) * 3 * H;
-    recurrent_product(s, j, end, H, 2 * H, hs, h_0, W_gates, first, 3 * H, 1);
-    FOR_ROWS(b) {
-      const REAL *h_prev = before(s, j, b, H, hs, h_0);
-      REAL *a = gates + (row + b) * 3 * H;
-      FOR_UNITS(
-        vec r, z;
-        values_of_2(logistic_parts(load(a + u, n)), logistic_parts(load(a + H + u, n)), &r, &z);
-        store(a + u, r, n);
-        store(a + H + u, z, n);
-        store(scratch + b * H + u, r * load(h_prev + u, n), n););
-    }
-    product(end - s->first, H, H, scratch + s->first * H, H, W_candidate, first + 2 * H, 3 * H, 1);
-    FOR_ROWS(b) {
-      const REAL *h_prev = before(s, j, b, H, hs, h_0);
-      REAL *a = gates + (row + b) * 3 * H;
-      FOR_UNITS(
-        vec z = load(a + H + u, n), candidate = tanh_of(load(a + 2 * H + u, n));
-        store(a + 2 * H + u, candidate, n);
-        store(hs + (row + b) * H + u, (1 - z) * candidate + z * load(h_prev + u, n), n););
-    }
-  }
-}
-
+/* scratch (B, H). */
 void gru_reset_before_back(const Steps *s, int64_t H, const REAL *h_0, const REAL *W_gates, const REAL *W_candidate,
                            const REAL *gates, const REAL *hs, const REAL *d_hs, REAL *d_h, REAL *d_a, REAL *scratch) {
   FOR_STEPS_BACK(j) {

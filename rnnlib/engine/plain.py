@@ -1,9 +1,8 @@
 """The loops over time in place: as few operations for each step as there can be, and no new arrays.
 
-The functions are those of :mod:`rnnlib.engine.differentiable`, and return the same. They overwrite
-``a_x``, which the caller must not need any more, and never anything else that was given to them. Every
-operation writes into a row of an array that exists for all steps, so on a GPU a loop can be captured
-once and replayed.
+The functions are those of :mod:`rnnlib.engine.differentiable`, and return the same. The forward ones
+write it to ``out``. Nothing else that was given to them is overwritten. Every operation writes into a row
+of an array that exists for all steps, so on a GPU a loop can be captured once and replayed.
 """
 
 from __future__ import annotations
@@ -15,22 +14,47 @@ from rnnlib.engine.differentiable import gru_factors, gru_reset_before_factors, 
 from rnnlib.engine.steps import Steps, carry
 
 
-def prepared(W_hh: Array, blocks: Sequence[slice], back: bool) -> Array:
-    """The recurrent weights as the loops of this module take them: as they are."""
+def whole(steps: Steps) -> bool:
+    """Whether a forward loop takes all steps at once: not here, a block of them stays in the cache."""
+    return False
+
+
+def prepared_back(W_hh: Array, products: Sequence[tuple[int, int]]) -> Array:
+    """The recurrent weights as the backward loops take them: as they are."""
     return W_hh
 
 
-def rnn(steps: Steps, a_x: Array, h_0: Array, W_hh: Array, relu: bool) -> Array:
+def input_product(x: Array, W_ih: Array, bias: Array | None, out: Array) -> None:
+    """What the inputs contribute to the pre-activations of all steps: one product."""
+    xp = backend_of(x)
+    if bias is None:
+        xp.mm(x, W_ih.T, out=out)
+    else:
+        xp.addmm(bias, x, W_ih.T, out=out)
+
+
+def rnn(
+    steps: Steps,
+    x: Array,
+    h_0: Array,
+    W_ih: Array,
+    W_hh: Array,
+    bias: Array | None,
+    relu: bool,
+    out: Sequence[Array],
+    keep: bool = True,
+) -> Sequence[Array]:
     """See :func:`rnnlib.engine.differentiable.rnn`."""
-    xp, W = backend_of(a_x), W_hh.T
+    xp, W = backend_of(x), W_hh.T
     activation = xp.relu if relu else xp.tanh
-    hs, h = steps.split(a_x), h_0
+    input_product(x, W_ih, bias, out[0])
+    hs, h = steps.split(out[0]), h_0
     for t in steps.walk:
         h_t = hs[t]  # (B_t, H)
         xp.addmm(h_t, h[: len(h_t)], W, out=h_t)
         activation(h_t, out=h_t)
         h = carry(h_t, h)
-    return a_x
+    return out
 
 
 def rnn_back(
@@ -53,12 +77,22 @@ def rnn_back(
 
 
 def lstm(
-    steps: Steps, a_x: Array, h_0: Array, C_0: Array, W_hh: Array, out: Sequence[Array] | None = None
-) -> tuple[Array, Array, Array]:
+    steps: Steps,
+    x: Array,
+    h_0: Array,
+    C_0: Array,
+    W_ih: Array,
+    W_hh: Array,
+    bias: Array | None,
+    out: Sequence[Array],
+    keep: bool = True,
+) -> Sequence[Array]:
     """See :func:`rnnlib.engine.differentiable.lstm`."""
-    xp, W, (N, H) = backend_of(a_x), W_hh.T, (a_x.shape[0], C_0.shape[1])
-    hs, Cs = out or (xp.empty((N, H), like=a_x), xp.empty((N, H), like=a_x))
-    rows = [steps.split(x) for x in (a_x, a_x[:, : 2 * H], *(a_x[:, k * H : (k + 1) * H] for k in range(4)))]
+    xp, W, H = backend_of(x), W_hh.T, C_0.shape[1]
+    hs, Cs, gates = out
+    input_product(x, W_ih, bias, gates)
+    rows = [steps.split(a) for a in (gates, gates[:, : 2 * H])]
+    rows += [steps.split(gates[:, k * H : (k + 1) * H]) for k in range(4)]
     rows += [steps.split(hs), steps.split(Cs)]
     h, C = h_0, C_0
     for t in steps.walk:
@@ -72,7 +106,7 @@ def lstm(
         xp.tanh(C_t, out=h_t)
         h_t *= o_t
         h, C = carry(h_t, h), carry(C_t, C)
-    return hs, Cs, a_x
+    return out
 
 
 def lstm_back(
@@ -107,17 +141,21 @@ def lstm_back(
 
 def gru(
     steps: Steps,
-    a_x: Array,
+    x: Array,
     h_0: Array,
+    W_ih: Array,
     W_hh: Array,
+    bias: Array | None,
     b_h: Array | None,
-    out: Sequence[Array] | None = None,
-) -> tuple[Array, Array, Array]:
+    out: Sequence[Array],
+    keep: bool = True,
+) -> Sequence[Array]:
     """See :func:`rnnlib.engine.differentiable.gru`."""
-    xp, (N, H) = backend_of(a_x), (a_x.shape[0], h_0.shape[1])
+    xp, H = backend_of(x), h_0.shape[1]
     W_gates, W_candidate = W_hh[: 2 * H].T, W_hh[2 * H :].T  # (H, 2H), (H, H)
-    hs, us = out or (xp.empty((N, H), like=a_x), xp.empty((N, H), like=a_x))
-    rows = [steps.split(x) for x in (a_x[:, : 2 * H], *(a_x[:, k * H : (k + 1) * H] for k in range(3)))]
+    hs, gates, us = out
+    input_product(x, W_ih, bias, gates)
+    rows = [steps.split(gates[:, : 2 * H]), *(steps.split(gates[:, k * H : (k + 1) * H]) for k in range(3))]
     rows += [steps.split(hs), steps.split(us)]
     h = h_0
     for t in steps.walk:
@@ -133,7 +171,7 @@ def gru(
         xp.tanh(h_tilde, out=h_tilde)
         _mix(xp, h_tilde, h_prev, z_t, h_t)
         h = carry(h_t, h)
-    return hs, a_x, us
+    return out
 
 
 def _mix(xp, h_tilde: Array, h_prev: Array, z_t: Array, h_t: Array) -> None:  # type: ignore[no-untyped-def]
@@ -173,14 +211,22 @@ def gru_back(
 
 
 def gru_reset_before(
-    steps: Steps, a_x: Array, h_0: Array, W_hh: Array, out: Sequence[Array] | None = None
-) -> tuple[Array, Array]:
+    steps: Steps,
+    x: Array,
+    h_0: Array,
+    W_ih: Array,
+    W_hh: Array,
+    bias: Array | None,
+    out: Sequence[Array],
+    keep: bool = True,
+) -> Sequence[Array]:
     """See :func:`rnnlib.engine.differentiable.gru_reset_before`."""
-    xp, (N, H) = backend_of(a_x), (a_x.shape[0], h_0.shape[1])
+    xp, H = backend_of(x), h_0.shape[1]
     W_gates, W_candidate = W_hh[: 2 * H].T, W_hh[2 * H :].T  # (H, 2H), (H, H)
-    (hs,) = out or (xp.empty((N, H), like=a_x),)
-    reset = xp.empty(h_0.shape, like=a_x)
-    rows = [steps.split(x) for x in (a_x[:, : 2 * H], *(a_x[:, k * H : (k + 1) * H] for k in range(3)), hs)]
+    (hs, gates), reset = out, xp.empty(h_0.shape, like=x)
+    input_product(x, W_ih, bias, gates)
+    rows = [steps.split(gates[:, : 2 * H]), *(steps.split(gates[:, k * H : (k + 1) * H]) for k in range(3))]
+    rows.append(steps.split(hs))
     h = h_0
     for t in steps.walk:
         rz, r_t, z_t, h_tilde, h_t = (row[t] for row in rows)  # (B_t, ·)
@@ -192,7 +238,7 @@ def gru_reset_before(
         xp.tanh(h_tilde, out=h_tilde)
         _mix(xp, h_tilde, h_prev, z_t, h_t)
         h = carry(h_t, h)
-    return hs, a_x
+    return out
 
 
 def gru_reset_before_back(

@@ -89,7 +89,7 @@ class Steps:
             yield Steps(self.sizes[start:stop], self.reverse), self.offsets[start], self.offsets[stop]
 
     def state_before(self, first: int, last: int, initial: Array, states: Array) -> Array:
-        """The state, (B', ·), that a block starts from which has the rows ``first:last`` (see :meth:`blocks`).
+        """The state, (B', ·), that a block starts from with the rows ``first:last`` of :meth:`blocks`.
 
         Args:
             first: the block's first row.
