@@ -138,6 +138,33 @@ class NumPyBackend:
         return Q, R_
 
     @staticmethod
+    def flip(a: Array, axis: int) -> Array:
+        """The entries along an axis in reverse."""
+        return np.flip(a, axis)
+
+    @staticmethod
+    def logcumsumexp(a: Array, axis: int) -> Array:
+        """The logarithm of the running sum of exponentials along an axis."""
+        return np.logaddexp.accumulate(a, axis)
+
+    @staticmethod
+    def matrix_exp(A: Array) -> Array:
+        """The exponential of a matrix. On NumPy arrays it is SciPy's, which must be installed."""
+        from scipy.linalg import expm
+
+        return expm(A)
+
+    @staticmethod
+    def rfft(a: Array, n: int, axis: int) -> Array:
+        """The Fourier transform of real numbers, behind which zeros are put up to the length n."""
+        return np.fft.rfft(a, n, axis)
+
+    @staticmethod
+    def irfft(a: Array, n: int, axis: int) -> Array:
+        """The n real numbers that :meth:`rfft` transforms to ``a``."""
+        return np.fft.irfft(a, n, axis)
+
+    @staticmethod
     def largest(like: Array) -> float:
         """The largest finite number of the dtype of ``like``."""
         return float(np.finfo(like.dtype).max)
@@ -194,6 +221,8 @@ class TorchBackend:
         self.addcmul: Callable[..., Any] = torch.addcmul
         self.svdvals: Callable[..., Any] = torch.linalg.svdvals
         self.eigvals: Callable[..., Any] = torch.linalg.eigvals
+        self.logcumsumexp: Callable[..., Any] = torch.logcumsumexp
+        self.matrix_exp: Callable[..., Any] = torch.linalg.matrix_exp
 
     def relu(self, a: Array, out: Array | None = None) -> Array:
         return self._torch.relu(a) if out is None else self._torch.clamp_min(a, 0, out=out)
@@ -234,6 +263,15 @@ class TorchBackend:
     def qr(self, A: Array) -> tuple[Array, Array]:
         Q, R_ = self._torch.linalg.qr(A)
         return Q, R_
+
+    def flip(self, a: Array, axis: int) -> Array:
+        return self._torch.flip(a, (axis,))
+
+    def rfft(self, a: Array, n: int, axis: int) -> Array:
+        return self._torch.fft.rfft(a, n, axis)
+
+    def irfft(self, a: Array, n: int, axis: int) -> Array:
+        return self._torch.fft.irfft(a, n, axis)
 
     def largest(self, like: Array) -> float:
         return float(self._torch.finfo(like.dtype).max)

@@ -57,6 +57,22 @@ def in_order(values: Any) -> np.ndarray:
     return np.stack([v.real, v.imag])
 
 
+def real(z: Any) -> Any:
+    return z.real
+
+
+def imaginary(z: Any) -> Any:
+    return z.imag
+
+
+def series(M: np.ndarray) -> np.ndarray:
+    """The exponential of a small matrix by its series."""
+    terms = [np.eye(len(M))]
+    for n in range(1, 30):
+        terms.append(terms[-1] @ M / n)
+    return np.sum(terms[::-1], axis=0)
+
+
 def positive_diagonal(Q: Any, R: Any) -> list[np.ndarray]:
     """The one QR decomposition whose R has a positive diagonal."""
     signs = np.sign(np.diag(to_numpy(R)))
@@ -118,6 +134,20 @@ PRIMITIVES: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {
         lambda xp, c: positive_diagonal(*xp.qr(c(TALL))),
         [scipy.linalg.solve_triangular(_factor, TALL.T, trans="T").T, _factor],
     ),
+    "flip": (
+        lambda xp, c: [xp.flip(c(A), 0), xp.flip(c(A), 1)],
+        [A[::-1], A[:, ::-1]],
+    ),
+    "logcumsumexp": (
+        lambda xp, c: [xp.logcumsumexp(c(A), 0), xp.logcumsumexp(c(A), 1)],
+        [np.log(np.cumsum(np.exp(A), 0)), np.log(np.cumsum(np.exp(A), 1))],
+    ),
+    "matrix_exp": (lambda xp, c: xp.matrix_exp(c(S / 8)), series(S / 8)),
+    "rfft": (
+        lambda xp, c: [part(xp.rfft(c(A), 4, 1)) for part in (real, imaginary)],
+        [part(np.fft.fft(np.pad(A, ((0, 0), (0, 1))))[:, :3]) for part in (np.real, np.imag)],
+    ),
+    "irfft": (lambda xp, c: xp.irfft(xp.rfft(c(TALL), 5, 0), 5, 0), np.pad(TALL, ((0, 1), (0, 0)))),
     "largest": (
         lambda xp, c: [
             xp.largest(c(A)),
@@ -167,8 +197,12 @@ def test_a_primitive_agrees_with_a_reference(name, convert):
 
 
 ELEMENTWISE = ("exp", "sqrt", "abs", "tanh", "sigmoid", "relu", "where", "zeros_like", "ones_like")
-BUILDING = ("einsum", "stack", "concat", "amax", "zeros", "eye", "asarray")
-DIFFERENTIABLE = ("log", "log1p", "einsum", "stack", "concat", "amax", "svdvals", "lstsq", *ELEMENTWISE[:7])
+BUILDING = ("einsum", "stack", "concat", "amax", "flip", "zeros", "eye", "asarray")
+DIFFERENTIABLE = (
+    *("log", "log1p", "einsum", "stack", "concat", "amax", "svdvals", "lstsq"),
+    *("flip", "logcumsumexp", "matrix_exp", "rfft", "irfft"),
+    *ELEMENTWISE[:7],
+)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
