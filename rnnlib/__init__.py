@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from rnnlib import (
     activations,
+    attention,
     backend,
     bidirectional,
     bptt,
@@ -30,8 +31,10 @@ from rnnlib import (
     normalisation,
     optim,
     readout,
+    scan,
     sharing,
     speech,
+    statespace,
     tasks,
     train,
     unroll,
@@ -40,6 +43,7 @@ from rnnlib import (
 
 __all__ = [
     "activations",
+    "attention",
     "backend",
     "bidirectional",
     "bptt",
@@ -61,8 +65,10 @@ __all__ = [
     "normalisation",
     "optim",
     "readout",
+    "scan",
     "sharing",
     "speech",
+    "statespace",
     "tasks",
     "train",
     "unroll",

@@ -1,4 +1,4 @@
-"""Floor 5: the models of chapters 10 to 12.
+"""Floor 5: the models of chapters 10 to 12, and of 15.
 
 Torch modules that a chapter and its experiment (in ``experiments/``) have in common, so that both train
 the same network. The recurrent layers are those of ``torch.nn``, which :mod:`rnnlib.nn` can replace.
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from rnnlib import attention, scan
 from rnnlib.backend import check_choice, check_count
 
 _LAYERS: dict[str, Any] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
@@ -355,3 +356,182 @@ class SequenceClassifier(SequenceLabeller):
         """
         mean = self.states(xs, lengths).sum(0) / lengths.to(xs)[:, None]  # (B, H)
         return self.readout(self.dropout(mean))
+
+
+class AttentionSeq2Seq(nn.Module):
+    """One sequence of symbols turned into another, with attention or without: chapter 15.
+
+    The encoder, a GRU in both directions, leaves a state at every symbol of the source. The decoder, a GRU,
+    starts from the last state of each direction and reads what was written so far. With attention, each state
+    of the decoder looks back over the states of the encoder (:mod:`rnnlib.attention`; they are keys and
+    values), and the readout sees the context beside the state. Without, the readout sees the state alone.
+
+    The place of the attention, after the recurrent step, is that of Luong, Pham and Manning (2015): so the
+    decoder can run over a known target in one go. Bahdanau, Cho and Bengio (2015) attend before each step.
+    """
+
+    def __init__(self, size: int, hidden_size: int, *, score: str | None = "additive") -> None:
+        """Draw the parameters.
+
+        Args:
+            size: how many symbols there are, K, the end symbol included.
+            hidden_size: units of the decoder, H, an even number; the encoder has H/2 in each direction.
+            score: ``"additive"``, ``"dot"``, or None for no attention.
+
+        Raises:
+            ValueError: a score of another name, an odd number of units.
+        """
+        super().__init__()
+        check_choice("AttentionSeq2Seq", "score", score, ("additive", "dot", None))
+        H = hidden_size
+        if H % 2:
+            raise ValueError(f"AttentionSeq2Seq: hidden_size is {H}, expected an even number")
+        self.score, self.begin = score, size
+        self.source_embedding = nn.Embedding(size, H)
+        self.target_embedding = nn.Embedding(size + 1, H)  # and a symbol to begin with
+        self.encoder = nn.GRU(H, H // 2, bidirectional=True)
+        self.decoder = nn.GRU(H, H)
+        self.readout = nn.Linear(H if score is None else 2 * H, size)
+        if score == "additive":
+            self.W_q, self.W_k = (nn.Parameter(torch.randn(H, H) / H**0.5) for _ in range(2))
+            self.b_e = nn.Parameter(torch.zeros(H))
+            self.v_e = nn.Parameter(torch.randn(H) / H**0.5)
+
+    def encode(self, source: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Read the source.
+
+        Args:
+            source: symbols, (S, B); behind the end of a string whatever, such as 0.
+            mask: ones at the symbols that exist, (S, B), as from
+                :func:`rnnlib.unroll.mask_from_lengths`; all exist if None.
+
+        Returns:
+            The states of both directions, (S, B, H), and what the decoder starts from, (1, B, H).
+        """
+        read = self.source_embedding(source)  # (S, B, H)
+        if mask is None:
+            hs, last = self.encoder(read)
+        else:
+            packed = pack_padded_sequence(read, mask.sum(0).long().cpu(), enforce_sorted=False)
+            packed_hs, last = self.encoder(packed)
+            hs = pad_packed_sequence(packed_hs, total_length=len(source))[0]
+        return hs, torch.cat([last[0], last[1]], dim=1)[None]
+
+    def _write(
+        self, written: Tensor, state: Tensor, hs: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Logits (T, B, K), weights (T, B, S) and the last state, from the symbols before each place."""
+        q, state = self.decoder(self.target_embedding(written), state)  # (T, B, H)
+        if self.score is None:
+            return self.readout(q), None, state
+        if self.score == "dot":
+            e = attention.dot_scores.unchecked(q, hs)
+        else:
+            e = attention.additive_scores.unchecked(q, hs, self.W_q, self.W_k, self.b_e, self.v_e)
+        alpha = attention.attention_weights.unchecked(e, mask)  # (T, B, S)
+        told = attention.context.unchecked(alpha, hs)  # (T, B, H)
+        return self.readout(torch.cat([q, told], dim=2)), alpha, state
+
+    def forward(
+        self, source: Tensor, target: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The logits of every symbol of a known target, each from the right ones before it (teacher forcing).
+
+        Args:
+            source: symbols to read, (S, B).
+            target: symbols to write, (T, B).
+            mask: as for :meth:`encode`.
+
+        Returns:
+            Logits, (T, B, K); and the attention weights, (T, B, S), or None without attention.
+        """
+        hs, state = self.encode(source, mask)
+        begin = torch.full_like(target[:1], self.begin)
+        logits, alpha, _ = self._write(torch.cat([begin, target[:-1]]), state, hs, mask)
+        return logits, alpha
+
+    @torch.no_grad()
+    def decode(self, source: Tensor, steps: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Write greedily, the likeliest symbol at every place, and read it back.
+
+        Args:
+            source: symbols to read, (S, B).
+            steps: T, how many symbols to write; what stands behind an end symbol means nothing.
+            mask: as for :meth:`encode`.
+
+        Returns:
+            Symbols, (T, B); and the attention weights, (T, B, S), or None without attention.
+
+        Raises:
+            TypeError, ValueError: steps that are no whole number of at least 1.
+        """
+        steps = check_count("AttentionSeq2Seq.decode", "steps", steps)
+        hs, state = self.encode(source, mask)
+        symbols, weights = [torch.full_like(source[0], self.begin)], []
+        for _ in range(steps):
+            logits, alpha, state = self._write(symbols[-1][None], state, hs, mask)
+            symbols.append(logits[0].argmax(1))  # (B,)
+            weights.append(alpha)
+        given = [w for w in weights if w is not None]
+        return torch.stack(symbols[1:]), torch.cat(given) if given else None
+
+
+class _ByScan(torch.autograd.Function):
+    """A layer of :mod:`rnnlib.scan`, forward and backward by the equations of the book."""
+
+    @staticmethod
+    def forward(ctx: Any, kind: str, method: str, xs: Tensor, h_0: Tensor, *weights: Tensor) -> Tensor:
+        layer = scan.min_gru if kind == "mingru" else scan.min_lstm
+        hs: Tensor = layer.unchecked(xs, h_0, *weights, method)
+        ctx.kind, ctx.method = kind, method
+        ctx.save_for_backward(xs, hs, h_0, *weights)
+        return hs
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_hs: Tensor) -> tuple[Any, ...]:
+        backward = scan.min_gru_backward if ctx.kind == "mingru" else scan.min_lstm_backward
+        return None, None, *backward.unchecked(d_hs, *ctx.saved_tensors, ctx.method)
+
+
+class MinimalLayer(nn.Module):
+    """A layer of minGRU or minLSTM, all steps by a scan: chapter 15.
+
+    It is called like a layer of ``torch.nn.GRU``. The gates see the input alone; see
+    :func:`rnnlib.scan.min_gru` and :func:`rnnlib.scan.min_lstm`.
+    """
+
+    def __init__(self, kind: str, input_size: int, hidden_size: int, *, method: str = "blelloch") -> None:
+        """Draw the parameters, as ``torch.nn.Linear`` does.
+
+        Args:
+            kind: ``"mingru"`` or ``"minlstm"``.
+            input_size: I.
+            hidden_size: H.
+            method: how the recurrence is computed, see :func:`rnnlib.scan.linear_recurrence`.
+
+        Raises:
+            ValueError: a kind or a method of another name.
+        """
+        super().__init__()
+        check_choice("MinimalLayer", "kind", kind, ("mingru", "minlstm"))
+        check_choice("MinimalLayer", "method", method, scan.METHODS)
+        self.kind, self.method, self.hidden_size = kind, method, hidden_size
+        gates = 1 if kind == "mingru" else 2
+        self.parts = nn.ModuleList(nn.Linear(input_size, hidden_size) for _ in range(gates + 1))
+
+    def forward(self, xs: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The states at all steps.
+
+        Args:
+            xs: inputs, (T, B, I).
+            h_0: initial state, (1, B, H); zeros if None.
+
+        Returns:
+            The states (T, B, H), and the last of them, (1, B, H).
+        """
+        if h_0 is None:
+            h_0 = xs.new_zeros(1, xs.shape[1], self.hidden_size)
+        weights = [p for part in self.parts for p in (part.weight, part.bias)]
+        hs: Tensor = _ByScan.apply(self.kind, self.method, xs, h_0[0], *weights)
+        return hs, hs[-1:]

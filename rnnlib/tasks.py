@@ -230,6 +230,75 @@ def temporal_order(
     return Batch(_one_hot(shown, len(TEMPORAL_ORDER_SYMBOLS), dtype), targets)
 
 
+# --- parity ---------------------------------------------------------------------------------------
+
+
+def parity(length: int, batch_size: int, rng: np.random.Generator, *, dtype: Any = np.float32) -> Batch:
+    """The parity problem: was the number of ones so far even or odd?
+
+    Every step shows a bit, each with probability 1/2, and asks for the parity of all bits up to and including
+    it. One bit of memory is enough, but every 1 must turn it over, however long ago it was written.
+
+    Args:
+        length: T, the number of steps.
+        batch_size: B, the number of sequences.
+        rng: the generator to draw from.
+        dtype: a real floating-point dtype.
+
+    Returns:
+        ``xs`` (T, B, 1), zeros and ones; ``targets`` (T, B), 1 where the number of ones is odd, int64.
+
+    Raises:
+        TypeError, ValueError: an argument is no whole number, too small, no generator or no dtype.
+    """
+    check_draw("parity", rng, dtype)
+    T = check_count("parity", "length", length)
+    B = check_count("parity", "batch_size", batch_size)
+    bits = rng.integers(0, 2, (T, B))
+    return Batch(bits[:, :, None].astype(dtype), bits.cumsum(0) % 2)
+
+
+# --- reversal -------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    """One batch of a task that turns one string into another.
+
+    Attributes:
+        source: the symbols of the strings to read, (S, B), int64.
+        target: the symbols of the strings to write, with the end symbol behind each, (T, B), int64.
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+
+
+def reversal(length: int, batch_size: int, rng: np.random.Generator, *, symbols: int = 10) -> Pair:
+    """Strings to be written backwards.
+
+    Every symbol is drawn uniformly, with replacement, so nothing can be guessed: ``length`` · log₂
+    ``symbols`` bits must come from the reader to the writer.
+
+    Args:
+        length: S, the length of the strings.
+        batch_size: B, the number of strings.
+        rng: the generator to draw from.
+        symbols: how many symbols there are, at least 2; the end symbol is the class after them.
+
+    Returns:
+        The strings (S, B), and the strings backwards and the end symbol, (S+1, B).
+
+    Raises:
+        TypeError, ValueError: an argument is no whole number, too small, or no generator.
+    """
+    check_draw("reversal", rng, np.float32)
+    S = check_count("reversal", "length", length)
+    B = check_count("reversal", "batch_size", batch_size)
+    symbols = check_count("reversal", "symbols", symbols, 2)
+    source = rng.integers(0, symbols, (S, B))
+    return Pair(source, np.concatenate([source[::-1], np.full((1, B), symbols)]))
+
+
 # --- the embedded Reber grammar -------------------------------------------------------------------
 
 REBER_SYMBOLS = "BTSXPVE"

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnnlib import bidirectional, equations, initialisation, sharing, speech, vanilla
+from rnnlib import bidirectional, equations, initialisation, scan, sharing, speech, vanilla
 from rnnlib.backend import Array, _entries, _resolve, _terms, check_arrays, is_array, shape_of
 from rnnlib.unroll import unroll
 from rnnlib.vanilla import VanillaCell
@@ -132,6 +132,15 @@ def warped(rng: np.random.Generator) -> dict[str, Any]:
     return {"cost": cost, "D": speech.accumulate(cost)}
 
 
+def a_state_space(rng: np.random.Generator) -> dict[str, Any]:
+    shapes = {"A_bar": (3, 3), "B_bar": (3, 2), "C": (2, 3)}
+    return {name: rng.normal(size=shape) for name, shape in shapes.items()}
+
+
+def pairs(rng: np.random.Generator) -> dict[str, Any]:
+    return {"operation": scan.pairs, "items": tuple(rng.normal(size=(2, 7, 2, 3)))}
+
+
 SIZES = {"input_size": 2, "hidden_size": 3, "output_size": 2}
 
 MAKERS: dict[str, Maker] = {
@@ -216,6 +225,21 @@ MAKERS: dict[str, Maker] = {
         "weights": rng.normal(size=3),
         "noise": rng.normal(size=()),
         "horizon": 5,
+    },
+    "eq-scan-blelloch": pairs,
+    "eq-scan-blelloch-cost": lambda rng: {"steps": 13},
+    "eq-scan-hillis-steele": pairs,
+    "eq-scan-hillis-steele-cost": lambda rng: {"steps": 13},
+    "eq-scan-quotient": lambda rng: {
+        "f": rng.uniform(0.5, 1, size=(5, 2, 3)),  # it divides by their product
+        "u": rng.normal(size=(5, 2, 3)),
+        "h_0": rng.normal(size=(2, 3)),
+    },
+    "eq-ssm-kernel": lambda rng: {**a_state_space(rng), "steps": 5},
+    "eq-ssm-zero-order-hold": lambda rng: {
+        "A": rng.normal(size=(3, 3)),
+        "B": rng.normal(size=(3, 2)),
+        "delta": 0.3,
     },
     "eq-sharing-gradient": lambda rng: {"d_network": sharing.untie(a_shared_network(rng), 4)},
     "eq-sharing-multiplications": lambda rng: {**SIZES, "steps": 4, "answers": 2},

@@ -1,15 +1,15 @@
-"""The models of chapters 10 to 12."""
+"""The models of chapters 10 to 12, and of 15."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from rnnlib import language, models, train
+from rnnlib import attention, language, models, scan, train
 from rnnlib.convert import from_torch
 from rnnlib.gru import ResetAfterGRUCell
 from rnnlib.lstm import LSTMCell
-from rnnlib.unroll import unroll
+from rnnlib.unroll import mask_from_lengths, unroll
 from rnnlib.vanilla import VanillaCell
 
 
@@ -272,3 +272,142 @@ class TestSequenceLabellerAndClassifier:
     def test_another_cell_is_refused(self):
         with pytest.raises(ValueError, match="SequenceClassifier: cell is 'mgu', expected one of 'rnn'"):
             models.SequenceClassifier(3, 4, 5, cell="mgu")
+
+
+@pytest.mark.parametrize("score", ["additive", "dot", None])
+class TestAttentionSeq2Seq:
+    """Chapter 15."""
+
+    K, H = 5, 6
+
+    def model(self, score):
+        torch.manual_seed(3)
+        model = models.AttentionSeq2Seq(self.K, self.H, score=score).double()
+        if score == "additive":
+            with torch.no_grad():
+                model.b_e.normal_()
+        return model
+
+    def symbols(self, *shape, seed=1):
+        return torch.randint(self.K, shape, generator=torch.Generator().manual_seed(seed))
+
+    def test_it_is_the_cells_of_the_book_with_the_attention_between_them(self, score):
+        model, source, target = self.model(score), self.symbols(7, 3), self.symbols(4, 3, seed=2)
+        parameters = model.encoder.state_dict()
+        halves = []
+        for suffix in ("", "_reverse"):
+            own = {k.removesuffix("_reverse"): v for k, v in parameters.items() if k.endswith("l0" + suffix)}
+            read = model.source_embedding(source)
+            run = unroll(from_torch(own, ResetAfterGRUCell), read.flip(0) if suffix else read)
+            halves.append(run.hs.flip(0) if suffix else run.hs)
+        hs = torch.cat(halves, 2)  # (S, B, H)
+        start = torch.cat([halves[0][-1], halves[1][0]], 1)
+        begin = torch.full((1, 3), self.K)
+        written = model.target_embedding(torch.cat([begin, target[:-1]]))
+        q = unroll(from_torch(model.decoder.state_dict(), ResetAfterGRUCell), written, start).hs
+        logits, alpha = model(source, target)
+        if score is None:
+            assert alpha is None
+            seen = q
+        else:
+            if score == "dot":
+                e = attention.dot_scores(q, hs)
+            else:
+                e = attention.additive_scores(q, hs, model.W_q, model.W_k, model.b_e, model.v_e)
+            expected = attention.attention_weights(e)
+            torch.testing.assert_close(alpha, expected, rtol=1e-12, atol=1e-12)
+            seen = torch.cat([q, attention.context(expected, hs)], 2)
+        torch.testing.assert_close(
+            logits, seen @ model.readout.weight.T + model.readout.bias, rtol=1e-12, atol=1e-12
+        )
+
+    def test_what_it_writes_is_what_it_finds_likeliest_given_what_it_wrote(self, score):
+        model, source = self.model(score), self.symbols(7, 3)
+        written, alpha = model.decode(source, 6)
+        logits, expected = model(source, written)  # its own symbols as the right ones
+        assert torch.equal(logits.argmax(2), written)
+        assert written.shape == (6, 3)
+        if score is not None:
+            torch.testing.assert_close(alpha, expected)
+            assert not alpha.requires_grad
+
+    def test_a_symbol_is_not_known_before_it_is_written(self, score):
+        model, source, target = self.model(score), self.symbols(7, 3), self.symbols(5, 3, seed=2)
+        other = target.clone()
+        other[2:] = (other[2:] + 1) % self.K
+        torch.testing.assert_close(model(source, target)[0][:3], model(source, other)[0][:3])
+        assert (model(source, target)[0][3:] - model(source, other)[0][3:]).abs().min() > 0
+
+    def test_a_padded_source_is_read_as_it_is_alone(self, score):
+        model, target = self.model(score), self.symbols(4, 3, seed=2)
+        source, lengths = self.symbols(7, 3), [7, 4, 1]
+        mask = mask_from_lengths(lengths, torch.zeros(7, 3, 1, dtype=torch.float64))
+        logits, alpha = model(source, target, mask)
+        written, _ = model.decode(source, 5, mask)
+        for b, n in enumerate(lengths):
+            alone, weights = model(source[:n, b : b + 1], target[:, b : b + 1])
+            torch.testing.assert_close(logits[:, b : b + 1], alone)
+            assert torch.equal(written[:, b : b + 1], model.decode(source[:n, b : b + 1], 5)[0])
+            if score is not None:
+                torch.testing.assert_close(alpha[:, b : b + 1, :n], weights)
+                assert not alpha[:, b, n:].any()
+
+    def test_every_parameter_gets_a_gradient(self, score):
+        model = self.model(score)
+        model(self.symbols(7, 3), self.symbols(4, 3))[0].sin().sum().backward()
+        assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+
+    def test_bad_input_is_refused(self, score):
+        with pytest.raises(ValueError, match=r"hidden_size is 7, expected an even number"):
+            models.AttentionSeq2Seq(5, 7, score=score)
+        with pytest.raises(ValueError, match=r"score is 'cosine', expected one of 'additive', 'dot', None"):
+            models.AttentionSeq2Seq(5, 6, score="cosine")
+        with pytest.raises(ValueError, match=r"decode: steps is 0, expected"):
+            self.model(score).decode(self.symbols(3, 1), 0)
+
+
+@pytest.mark.parametrize("method", scan.METHODS)
+@pytest.mark.parametrize("kind", ["mingru", "minlstm"])
+class TestMinimalLayer:
+    """Chapter 15."""
+
+    def layer(self, kind, method):
+        torch.manual_seed(3)
+        return models.MinimalLayer(kind, 2, 4, method=method).double()
+
+    def test_it_is_the_equation_of_the_book_on_its_own_parameters(self, kind, method):
+        layer, xs, h_0 = (
+            self.layer(kind, method),
+            torch.randn(9, 3, 2).double(),
+            torch.randn(1, 3, 4).double(),
+        )
+        weights = [p for part in layer.parts for p in (part.weight, part.bias)]
+        equation = {"mingru": scan.min_gru, "minlstm": scan.min_lstm}[kind]
+        hs, last = layer(xs, h_0)
+        torch.testing.assert_close(hs, equation(xs, h_0[0], *weights, method="sequential"))
+        torch.testing.assert_close(last, hs[-1:])
+        torch.testing.assert_close(layer(xs)[0], layer(xs, torch.zeros_like(h_0))[0])
+
+    def test_its_backward_pass_agrees_with_finite_differences(self, kind, method):
+        layer = self.layer(kind, method)
+        xs, h_0 = torch.randn(7, 2, 2).double(), torch.randn(1, 2, 4).double()
+        parameters = dict(layer.named_parameters())
+
+        def run(xs, h_0, *values):
+            return torch.func.functional_call(layer, dict(zip(parameters, values, strict=True)), (xs, h_0))
+
+        inputs = tuple(x.detach().requires_grad_() for x in (xs, h_0, *parameters.values()))
+        assert torch.autograd.gradcheck(run, inputs)
+
+    def test_it_runs_on_from_where_it_stopped(self, kind, method):
+        layer, xs = self.layer(kind, method), torch.randn(9, 3, 2).double()
+        whole, _ = layer(xs)
+        first, state = layer(xs[:4])
+        second, _ = layer(xs[4:], state)
+        torch.testing.assert_close(torch.cat([first, second]), whole)
+
+    def test_bad_input_is_refused(self, kind, method):
+        with pytest.raises(ValueError, match=r"MinimalLayer: kind is 'gru', expected one of 'mingru'"):
+            models.MinimalLayer("gru", 2, 4, method=method)
+        with pytest.raises(ValueError, match=r"MinimalLayer: method is 'loop', expected one of"):
+            models.MinimalLayer(kind, 2, 4, method="loop")

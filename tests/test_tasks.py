@@ -20,6 +20,7 @@ DRAWS = {
     "copy_memory": lambda rng, **more: tasks.copy_memory(7, 5, rng, **more),
     "temporal_order": lambda rng, **more: tasks.temporal_order(20, 5, rng, **more),
     "embedded_reber": lambda rng, **more: tasks.embedded_reber(5, rng, **more),
+    "parity": lambda rng, **more: tasks.parity(20, 5, rng, **more),
 }
 
 
@@ -256,6 +257,55 @@ def test_the_classes_and_the_distractors_of_temporal_order_are_balanced(symbols)
     assert abs(chi_squared(list(counts), [1 / len(counts)] * len(counts))) < 4
     distractors = xs.sum((0, 1))[:4]
     assert abs(chi_squared(list(distractors), [1 / 4] * 4)) < 4
+
+
+# --- parity -----------------------------------------------------------------------------------
+
+
+@given(length=st.integers(1, 60), seed=seeds)
+def test_parity_is_whether_the_ones_so_far_are_odd_in_number(length, seed):
+    xs, targets = tasks.parity(length, 4, np.random.default_rng(seed))
+    assert xs.shape == (length, 4, 1)
+    assert targets.shape == (length, 4)
+    for t, b in itertools.product(range(length), range(4)):
+        assert targets[t, b] == Counter(xs[: t + 1, b, 0].tolist())[1.0] % 2
+
+
+def test_bits_of_parity_are_fair_coins():
+    xs, targets = tasks.parity(50, 400, np.random.default_rng(1))
+    assert set(np.unique(xs)) == {0.0, 1.0}
+    assert abs(xs.mean() - 0.5) < 4 * 0.5 / math.sqrt(20_000)
+    assert abs(targets[-1].mean() - 0.5) < 4 * 0.5 / math.sqrt(400)
+
+
+# --- reversal ---------------------------------------------------------------------------------
+
+
+@given(length=st.integers(1, 30), symbols=st.integers(2, 12), seed=seeds)
+def test_reversal_asks_for_the_string_backwards_and_an_end(length, symbols, seed):
+    source, target = tasks.reversal(length, 5, np.random.default_rng(seed), symbols=symbols)
+    assert source.shape == (length, 5)
+    assert target.shape == (length + 1, 5)
+    for read, written in zip(source.T.tolist(), target.T.tolist(), strict=True):
+        assert written == [*reversed(read), symbols]
+        assert all(0 <= s < symbols for s in read)
+    again, _ = tasks.reversal(length, 5, np.random.default_rng(seed), symbols=symbols)
+    np.testing.assert_array_equal(again, source)
+
+
+def test_all_symbols_of_reversal_are_equally_likely():
+    source, _ = tasks.reversal(20, 1000, np.random.default_rng(2), symbols=7)
+    assert abs(chi_squared(list(np.bincount(source.ravel())), [1 / 7] * 7)) < 4
+
+
+def test_reversal_refuses_what_it_cannot_draw():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"reversal: length is 0, expected"):
+        tasks.reversal(0, 1, rng)
+    with pytest.raises(ValueError, match=r"reversal: symbols is 1, expected a whole number of at least 2"):
+        tasks.reversal(3, 1, rng, symbols=1)
+    with pytest.raises(TypeError, match=r"reversal: rng is a int"):
+        tasks.reversal(3, 1, 0)
 
 
 # --- the embedded Reber grammar ---------------------------------------------------------------
