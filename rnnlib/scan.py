@@ -48,7 +48,7 @@ def combine(
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`.
 
-    Blelloch (1990), section 1.4.
+    Blelloch (1990).
     """
     return f_2 * f_1, f_2 * u_1 + u_2  # (B, H)
 
