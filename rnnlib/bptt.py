@@ -22,10 +22,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeAlias, TypeVar, cast
 
+import numpy as np
+
 from rnnlib.backend import Array, backend_of, check_arrays, checked, is_array
 from rnnlib.cell import Cell, State, replace_unchecked
+from rnnlib.engine import Steps, choose
+from rnnlib.engine.layers import run_layer_back, slabs_of
 from rnnlib.equations import implements
-from rnnlib.unroll import Trajectory, as_state, unroll, whole_lengths
+from rnnlib.unroll import Recomputed, Trajectory, as_state, unroll, whole_lengths
 
 NetworkT = TypeVar("NetworkT")
 
@@ -245,6 +249,29 @@ def input_gradients(
     return backend_of(trajectory.hs).stack(d_xs)  # (T, B, I)
 
 
+def _by_engine(caches: Recomputed, d_hs: Array, d_final: State) -> Gradients:
+    """The gradients of what the engine ran, by the engine."""
+    T, B, H = d_hs.shape
+    slabs = slabs_of(caches.cell)
+    if slabs is None:
+        raise TypeError(f"bptt: the engine does not have a {type(caches.cell).__name__}")
+    x = np.ascontiguousarray(caches.xs).reshape(T * B, -1)
+    d_x, *others = run_layer_back(
+        slabs.layer,
+        Steps((B,) * T),
+        np.ascontiguousarray(d_hs).reshape(T * B, H),
+        d_final,
+        x,
+        *caches.initial,
+        *slabs.weights,
+        rows=caches.rows,
+        loops=choose(x),
+        needs_d_x=True,
+    )
+    d_initial, d_weights = others[: len(d_final)], others[len(d_final) :]
+    return Gradients(slabs.gradients(*d_weights), cast(Array, d_x).reshape(caches.xs.shape), tuple(d_initial))
+
+
 @checked
 def bptt(
     cell: Cell,
@@ -270,6 +297,8 @@ def bptt(
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`.
     """
     d_state = _state_gradient("d_final", cell, trajectory, d_final)
+    if isinstance(trajectory.caches, Recomputed) and trajectory.caches.cell is cell:
+        return _by_engine(trajectory.caches, d_hs, d_state)
     d_cell: dict[str, Array] = {}
     d_cell_t: Any = None
     d_xs = []

@@ -22,6 +22,7 @@ from typing import Annotated, ClassVar, NamedTuple
 from rnnlib import activations
 from rnnlib.backend import Array, backend_of, check_record
 from rnnlib.cell import State, replace_unchecked
+from rnnlib.engine.layers import GRU_LAYERS, Slabs
 from rnnlib.equations import implements
 
 
@@ -401,6 +402,25 @@ class GRUCell:
         d_cell = replace_unchecked(self, W_z=d_W_z, b_z=d_b_z, W_r=d_W_r, b_r=d_b_r, W=d_W, b=d_b)
         return d_x_t, (d_h_prev,), d_cell
 
+    def slabs(self) -> Slabs:
+        """The cell as :mod:`rnnlib.engine` computes it along many steps.
+
+        The engine's z is the share that the old state keeps, 1 - z here. As σ(-a) = 1 - σ(a), its weights
+        and their gradients change sign.
+        """
+        xp, H = backend_of(self.b), self.hidden_size
+        W = xp.concat([self.W_r, -self.W_z, self.W])  # (3H, H+I)
+        b = xp.concat([self.b_r, -self.b_z, self.b])  # (3H,)
+
+        def gradients(d_W_x: Array, d_W_h: Array, d_b: Array, _: Array) -> GRUCell:
+            d_W = xp.concat([d_W_h, d_W_x], axis=1)  # (3H, H+I)
+            r, z, h = (slice(k * H, (k + 1) * H) for k in range(3))
+            return replace_unchecked(
+                self, W_r=d_W[r], b_r=d_b[r], W_z=-d_W[z], b_z=-d_b[z], W=d_W[h], b=d_b[h]
+            )
+
+        return Slabs(GRU_LAYERS[False], (W[:, H:], W[:, :H], b, xp.zeros_like(b)), gradients)
+
 
 # --- the reset after the product ----------------------------------------------------------------
 
@@ -670,3 +690,34 @@ class ResetAfterGRUCell:
             b_h=d_b_h,
         )
         return d_x_t, (d_h_prev,), d_cell
+
+    def slabs(self) -> Slabs:
+        """The cell as :mod:`rnnlib.engine` computes it along many steps.
+
+        The engine's z is the share that the old state keeps, 1 - z here. As σ(-a) = 1 - σ(a), its weights
+        and their gradients change sign.
+        """
+        xp, H = backend_of(self.b_h), self.hidden_size
+        W_x = xp.concat([self.W_r[:, H:], -self.W_z[:, H:], self.W_x])  # (3H, I)
+        W_h = xp.concat([self.W_r[:, :H], -self.W_z[:, :H], self.W_h])  # (3H, H)
+        zeros = xp.zeros_like(self.b_h)
+        b_x, b_h = (
+            xp.concat([self.b_r, -self.b_z, self.b_x]),
+            xp.concat([zeros, zeros, self.b_h]),
+        )  # (3H,) each
+
+        def gradients(d_W_x: Array, d_W_h: Array, d_b_x: Array, d_b_h: Array) -> ResetAfterGRUCell:
+            r, z, h = (slice(k * H, (k + 1) * H) for k in range(3))
+            return replace_unchecked(
+                self,
+                W_r=xp.concat([d_W_h[r], d_W_x[r]], axis=1),
+                W_z=-xp.concat([d_W_h[z], d_W_x[z]], axis=1),
+                W_x=d_W_x[h],
+                W_h=d_W_h[h],
+                b_r=d_b_x[r],
+                b_z=-d_b_x[z],
+                b_x=d_b_x[h],
+                b_h=d_b_h[h],
+            )
+
+        return Slabs(GRU_LAYERS[True], (W_x, W_h, b_x, b_h), gradients)

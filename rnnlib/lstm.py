@@ -26,6 +26,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 from rnnlib import activations, normalisation
 from rnnlib.backend import Array, backend_of, check_record, checked
 from rnnlib.cell import State, replace_unchecked
+from rnnlib.engine.layers import LSTM_LAYERS, Slabs
 from rnnlib.equations import implements
 
 _logistic = activations.logistic.unchecked
@@ -614,6 +615,22 @@ class LSTMCell(_Family):
             o=preactivation_backward.unchecked(d_a_o, x_t, h_prev, self.W_o),
         )
         return d_x_t, (d_h_prev, d_C_prev), replace_unchecked(self, **d_parameters)
+
+    def slabs(self) -> Slabs:
+        """The cell as :mod:`rnnlib.engine` computes it along many steps."""
+        xp, H = backend_of(self.b_f), self.hidden_size
+        W = xp.concat([self.W_i, self.W_f, self.W_C, self.W_o])  # (4H, H+I)
+        b = xp.concat([self.b_i, self.b_f, self.b_C, self.b_o])  # (4H,)
+
+        def gradients(d_W_x: Array, d_W_h: Array, d_b: Array, *_: Any) -> LSTMCell:
+            d_W = xp.concat([d_W_h, d_W_x], axis=1)  # (4H, H+I)
+            parts = {}
+            for k, gate in enumerate("ifCo"):
+                rows = slice(k * H, (k + 1) * H)
+                parts |= {f"W_{gate}": d_W[rows], f"b_{gate}": d_b[rows]}
+            return replace_unchecked(self, **parts)
+
+        return Slabs(LSTM_LAYERS[False], (W[:, H:], W[:, :H], b, xp.zeros_like(b), None), gradients)
 
 
 # --- variant: peepholes -----------------------------------------------------------------------

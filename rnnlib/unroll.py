@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, overload
 
-from rnnlib.backend import Array, backend_of, check_arrays, checked
+import numpy as np
+
+from rnnlib.backend import Array, backend_of, check_arrays, checked, is_torch
 from rnnlib.cell import Cell, State
+from rnnlib.engine import Steps, choose, differentiable
+from rnnlib.engine.layers import run_layer, slabs_of
 from rnnlib.equations import implements
 
 
@@ -19,7 +23,8 @@ class Trajectory:
         hs: the hidden state after every step, (T, B, H); zero at the steps beyond a sequence's length.
         initial: the state before the first step, a tuple of (B, H).
         final: the state after each sequence's last step, a tuple of (B, H).
-        caches: one per step, as the cell's ``step`` returned it.
+        caches: one per step, as the cell's ``step`` returned it; or made anew when one is asked for
+            (:class:`Recomputed`), where the engine ran.
         mask: which steps belong to a sequence, (T, B), or None where all do.
         states: the state after every step, T tuples of (B, H); behind a sequence's end it stays.
         xs: the inputs, (T, B, I); zero at the steps beyond a sequence's length.
@@ -28,7 +33,7 @@ class Trajectory:
     hs: Annotated[Array, "T B H"]
     initial: State
     final: State
-    caches: tuple[Any, ...]
+    caches: Sequence[Any]
     mask: Annotated[Array, "T B"] | None
     states: tuple[State, ...]
     xs: Annotated[Array, "T B I"]
@@ -62,6 +67,65 @@ class Trajectory:
             self.states[start:stop],
             self.xs[start:stop],
         )
+
+
+@dataclass(frozen=True)
+class Recomputed(Sequence[Any]):
+    """The caches of steps that the engine ran, each made by the cell's own ``step`` when it is asked for.
+
+    Attributes:
+        cell: the cell.
+        xs: the inputs, (T, B, I).
+        initial: the state before the first step.
+        rows: what the engine's forward function returned, (T · B, ·) each; hs first.
+    """
+
+    cell: Cell
+    xs: Array
+    initial: State
+    rows: tuple[Array, ...]
+
+    def __len__(self) -> int:
+        return len(self.xs)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> Recomputed: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        T, B = len(self), self.xs.shape[1]
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(T)
+            part = tuple(rows[start * B : stop * B] for rows in self.rows)
+            return Recomputed(self.cell, self.xs[start:stop], self.state_before(start), part)
+        t = range(T)[index]  # an IndexError where there is none
+        return self.cell.step(self.xs[t], self.state_before(t))[1]
+
+    def state_before(self, t: int) -> State:
+        """The state before step t + 1, which is the one after step t."""
+        B = self.xs.shape[1]
+        if t == 0:
+            return self.initial
+        return tuple(rows[(t - 1) * B : t * B] for rows in self.rows[: len(self.initial)])
+
+
+MANY_NUMBERS = 2**14
+"""From T · B · H hidden numbers on, NumPy arrays go through the engine: below, its set-up would not pay."""
+
+
+def _by_engine(cell: Cell, xs: Array, start: State) -> Trajectory | None:
+    """The trajectory by the engine, where the fixed rule of :func:`unroll` says so."""
+    T, B = xs.shape[:2]
+    if is_torch(xs) or xs.dtype not in (np.float32, np.float64) or T * B * cell.hidden_size < MANY_NUMBERS:
+        return None
+    slabs, loops = slabs_of(cell), choose(xs)
+    if slabs is None or loops is differentiable:
+        return None
+    x = np.ascontiguousarray(xs).reshape(T * B, -1)
+    rows, ends = run_layer(slabs.layer, Steps((B,) * T), x, *start, *slabs.weights, loops=loops, keep=True)
+    along = [r.reshape(T, B, -1) for r in rows[: len(start)]]
+    states = tuple(zip(*along, strict=True))
+    return Trajectory(along[0], start, tuple(ends), Recomputed(cell, xs, start, rows), None, states, xs)
 
 
 def as_state(where: str, cell: Cell, state: State | Array, names: Sequence[str], like: Array) -> State:
@@ -159,6 +223,9 @@ def unroll(
 ) -> Trajectory:
     """Run a cell along a sequence, the same parameters at every step (:eq:`eq-vanilla-unroll`).
 
+    NumPy arrays of float32 or float64, without ``lengths``, of at least 2¹⁴ hidden numbers T · B · H, go
+    through :mod:`rnnlib.engine` where it has the cell; all others through the cell's own ``step``.
+
     Args:
         cell: the cell, for example a :class:`rnnlib.vanilla.VanillaCell`.
         xs: inputs, (T, B, I), T and B at least 1.
@@ -180,6 +247,8 @@ def unroll(
         )
     xp = backend_of(xs)
     start = state = initial_state(cell, xs, initial)
+    if lengths is None and (trajectory := _by_engine(cell, xs, start)) is not None:
+        return trajectory
     mask = None if lengths is None else mask_from_lengths(lengths, xs)  # (T, B)
     if mask is not None:  # zeros for the padding: not even an infinity there may touch a gradient
         xs = xp.where(mask[:, :, None] > 0, xs, xp.zeros_like(xs))

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
 from rnnlib import activations
-from rnnlib.backend import Array, check_choice, check_record
+from rnnlib.backend import Array, backend_of, check_choice, check_record
 from rnnlib.cell import State, replace_unchecked
+from rnnlib.engine.layers import RNN_LAYERS, Slabs
 from rnnlib.equations import implements
 
 
@@ -235,3 +236,14 @@ class VanillaCell:
             d_a_t, cache.x_t, cache.h_prev, self.W_xh, self.W_hh
         )
         return d_x_t, (d_h_prev,), replace_unchecked(self, W_xh=d_W_xh, W_hh=d_W_hh, b_h=d_b_h)
+
+    def slabs(self) -> Slabs | None:
+        """The cell as :mod:`rnnlib.engine` computes it along many steps."""
+        if self.activation not in RNN_LAYERS:
+            return None
+        weights = (self.W_xh, self.W_hh, self.b_h, backend_of(self.b_h).zeros_like(self.b_h))
+
+        def gradients(d_W_xh: Array, d_W_hh: Array, d_b_h: Array, _: Array) -> VanillaCell:
+            return replace_unchecked(self, W_xh=d_W_xh, W_hh=d_W_hh, b_h=d_b_h)
+
+        return Slabs(RNN_LAYERS[self.activation], weights, gradients)
