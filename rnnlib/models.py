@@ -6,7 +6,8 @@ the same network. The recurrent layers are those of ``torch.nn``, which :mod:`rn
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,22 @@ class CharacterModel(nn.Module):
     An embedding, layers of LSTM with dropout around them, and a linear readout. In training along
     parallel streams (:func:`rnnlib.language.stream_batch`) the state is carried from batch to batch. It
     is a buffer of the module, so it stands in the checkpoints of :func:`rnnlib.train.fit`.
+
+    Attributes:
+        stream_buffers: the buffers that hold one entry per stream, and in which dimension.
     """
 
+    stream_buffers: ClassVar[dict[str, int]] = {"h": 1, "C": 1}
+
     def __init__(
-        self, size: int, hidden_size: int, *, num_layers: int = 1, dropout: float = 0.0, streams: int = 1
+        self,
+        size: int,
+        hidden_size: int,
+        *,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        streams: int = 1,
+        lstm: Callable[..., nn.Module] = nn.LSTM,
     ) -> None:
         """Draw the parameters.
 
@@ -37,11 +50,12 @@ class CharacterModel(nn.Module):
             num_layers: layers of LSTM, L.
             dropout: the share of the entries dropped before, between and behind the layers, in training.
             streams: how many streams it is trained on, B.
+            lstm: makes the recurrent layers: ``torch.nn.LSTM`` or :class:`rnnlib.nn.LSTM`.
         """
         super().__init__()
         self.embedding = nn.Embedding(size, hidden_size)
         between = dropout if num_layers > 1 else 0.0
-        self.lstm = nn.LSTM(hidden_size, hidden_size, num_layers, dropout=between)
+        self.lstm = lstm(hidden_size, hidden_size, num_layers, dropout=between)
         self.dropout = nn.Dropout(dropout)
         self.readout = nn.Linear(hidden_size, size)
         self.h: Tensor
@@ -64,7 +78,9 @@ class CharacterModel(nn.Module):
         hs, state = self.lstm(self.dropout(self.embedding(symbols)), state)  # (T, B, H)
         return self.readout(self.dropout(hs)), state
 
-    def stream_loss(self, inputs: Tensor, targets: Tensor, fresh: bool) -> Tensor:
+    def stream_loss(
+        self, inputs: Tensor, targets: Tensor, fresh: bool, through: Callable[..., Any] | None = None
+    ) -> Tensor:
         """The mean cross-entropy of a batch of streams, in nats, on the state that is carried.
 
         The state comes in without its history: gradients end at the beginning of the batch, which is
@@ -74,12 +90,14 @@ class CharacterModel(nn.Module):
             inputs: (T, B) whole numbers, a column per stream.
             targets: the symbol after each, (T, B).
             fresh: whether the streams begin, from the state zero.
+            through: what to call for the forward pass: a wrapper of this module, such as
+                ``DistributedDataParallel``, which must see it; the module itself if None.
         """
         if fresh:
             self.h.zero_()
             self.C.zero_()
         # Copies, as the buffers are written below while autograd still holds what came in.
-        logits, (h, C) = self(inputs, (self.h.clone(), self.C.clone()))
+        logits, (h, C) = (through or self)(inputs, (self.h.clone(), self.C.clone()))
         self.h.copy_(h.detach())
         self.C.copy_(C.detach())
         return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())

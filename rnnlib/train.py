@@ -9,6 +9,9 @@ the data without help. Draw them from ``np.random.default_rng([seed, step])``. W
 checkpoints, a run that was killed at any moment goes on where its last checkpoint stands, and ends with
 the same parameters, bit for bit, as a run that was not. (On a GPU this needs deterministic kernels:
 ``torch.use_deterministic_algorithms(True)``.)
+
+A module in ``torch.nn.parallel.DistributedDataParallel`` is trained by all processes of its group together
+(:func:`rnnlib.distributed.start`, :func:`rnnlib.distributed.wrap`).
 """
 
 from __future__ import annotations
@@ -338,7 +341,15 @@ class _Run(Protocol):
     """A model with its loss and its optimiser: what the loop needs of torch or NumPy."""
 
     torch_tensors: bool
+    writes: bool
+    """Whether this process is the one that writes checkpoints."""
     model: Any
+
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """What ``make()`` returns, or raises, in the first of the processes that run together."""
+
+    def generators(self) -> dict[str, Any]:
+        """What random numbers a run that goes on needs."""
 
     def step(self, step: int, batch: Any, factor: float) -> tuple[float, float, float]:
         """One update: the loss, the length of the gradient, the learning rate."""
@@ -371,7 +382,19 @@ def _finite(what: str, value: float, step: int) -> float:
     return value
 
 
-class _TorchRun:
+class _OneProcess:
+    """A run with nobody to share it."""
+
+    writes = True
+
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        return make()
+
+    def generators(self) -> dict[str, Any]:
+        return _generators()
+
+
+class _TorchRun(_OneProcess):
     """A torch module and an optimiser of ``torch.optim``."""
 
     torch_tensors = True
@@ -392,6 +415,7 @@ class _TorchRun:
                 "model is a torch module"
             )
         self.model, self._loss, self._optimizer = model, loss, optimizer
+        self._bare: torch.nn.Module = model
         self._limit = math.inf if clip_norm is None else clip_norm
         self._rates = [group["lr"] for group in optimizer.param_groups]
         self._device = next((p.device.type for p in model.parameters()), "cpu")
@@ -410,7 +434,7 @@ class _TorchRun:
         if not is_torch(loss) or loss.numel() != 1:
             what = f"of shape {tuple(loss.shape)}" if is_torch(loss) else f"that is a {type(loss).__name__}"
             raise TypeError(f"fit: loss returned a value {what}, expected a scalar tensor")
-        value = _finite("the loss", loss.item(), step)
+        value = _finite("the loss", self._value(loss), step)
         self._scaler.scale(loss).backward()
         self._scaler.unscale_(self._optimizer)
         # Without a limit this multiplies by 1, which changes no bit.
@@ -420,6 +444,9 @@ class _TorchRun:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         return value, norm, float(self._optimizer.param_groups[0]["lr"])
+
+    def _value(self, loss: torch.Tensor) -> float:
+        return loss.item()
 
     def _autocast(self) -> Any:
         import torch
@@ -441,7 +468,7 @@ class _TorchRun:
                 module.training = training
 
     def arrays(self) -> Arrays:
-        state = self.model.state_dict()
+        state = self._bare.state_dict()
         for name, x in state.items():
             if not is_torch(x):
                 raise TypeError(
@@ -450,7 +477,7 @@ class _TorchRun:
         return {name: x.detach().clone() for name, x in state.items()}
 
     def set_arrays(self, arrays: Arrays) -> None:
-        self.model.load_state_dict(arrays)
+        self._bare.load_state_dict(arrays)
 
     def settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {
@@ -496,7 +523,92 @@ class _TorchRun:
             group["lr"] = rate
 
 
-class _NumPyRun:
+class _DataParallelRun(_TorchRun):
+    """A module in ``DistributedDataParallel``, one of the processes that train it together.
+
+    Gradients are the mean over the processes, so the loss is, too. Buffers that hold streams are this
+    process' own; in a checkpoint those of all stand side by side, so that any number of processes can go on.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.parallel.DistributedDataParallel,
+        loss: Callable[[Any, Any], torch.Tensor],
+        optimizer: torch.optim.Optimizer,
+        clip_norm: float | None,
+        precision: str | None,
+    ) -> None:
+        import torch
+        import torch.distributed as dist
+
+        super().__init__(model, loss, optimizer, clip_norm, precision)
+        self._bare = model.module
+        self._streams: dict[str, int] = getattr(model.module, "stream_buffers", {})
+        for name in self._streams:
+            if name not in model.parameters_to_ignore:
+                raise ValueError(
+                    f"fit: the buffer {name} holds streams of this process; DistributedDataParallel would "
+                    "overwrite it with that of the first: use rnnlib.distributed.wrap"
+                )
+        self._dist, self._group = dist, model.process_group
+        self._rank, self._size = dist.get_rank(self._group), dist.get_world_size(self._group)
+        self.writes = self._rank == 0
+        self._seed = torch.initial_seed()
+
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        told: list[Any] = [None, None]
+        if self.writes:
+            try:
+                told[0] = make()
+            except (OSError, ValueError) as error:
+                told[1] = error  # all must hear of it, or they would wait for this one
+        self._dist.broadcast_object_list(told, self._dist.get_global_rank(self._group, 0), self._group)
+        if told[1] is not None:
+            raise told[1]
+        return told[0]
+
+    def generators(self) -> dict[str, Any]:
+        return {}  # every step is seeded for itself
+
+    def step(self, step: int, batch: Any, factor: float) -> tuple[float, float, float]:
+        import torch
+
+        own = np.random.SeedSequence([self._seed, step, self._rank])
+        torch.manual_seed(int(own.generate_state(1)[0]))
+        return super().step(step, batch, factor)
+
+    def _value(self, loss: torch.Tensor) -> float:
+        total = loss.detach().clone()
+        self._dist.all_reduce(total, group=self._group)
+        return total.item() / self._size
+
+    def _gather(self, own: Any) -> list[Any]:
+        """What every process has, in order."""
+        everyone: list[Any] = [None] * self._size
+        self._dist.all_gather_object(everyone, own, group=self._group)
+        return everyone
+
+    def arrays(self) -> Arrays:
+        import torch
+
+        arrays = super().arrays()
+        for name, dim in self._streams.items():
+            arrays[name] = torch.cat(self._gather(arrays[name].cpu()), dim).to(arrays[name].device)
+        return arrays
+
+    def set_arrays(self, arrays: Arrays) -> None:
+        own = dict(arrays)
+        for name, dim in self._streams.items():
+            size = self._bare.state_dict()[name].shape[dim]
+            before = sum(self._gather(size)[: self._rank])
+            own[name] = arrays[name].narrow(dim, before, size)
+        super().set_arrays(own)
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "seed": self._seed}
+
+
+class _NumPyRun(_OneProcess):
     """A collection of NumPy arrays and an optimiser of :mod:`rnnlib.optim`."""
 
     torch_tensors = False
@@ -564,6 +676,14 @@ def _is_module(model: Any) -> bool:
     return torch is not None and isinstance(model, torch.nn.Module)
 
 
+def _kind(model: Any) -> Callable[..., _Run]:
+    if not _is_module(model):
+        return _NumPyRun
+    from torch.nn.parallel import DistributedDataParallel
+
+    return _DataParallelRun if isinstance(model, DistributedDataParallel) else _TorchRun
+
+
 # --- saving and resuming a run --------------------------------------------------------------------
 
 
@@ -581,19 +701,21 @@ def _save(folder: _Folder, run: _Run, record: _Record, settings: dict[str, Any])
         "torch": run.torch_tensors,
         "settings": settings,
         "optimizer": numbers,
-        "generators": _generators(),
+        "generators": run.generators(),
     }
-    folder.save(record.steps, arrays, state)
+    if run.writes:
+        folder.save(record.steps, arrays, state)
 
 
 def _resume(path: Path, run: _Run, steps: int, settings: dict[str, Any]) -> _Record:
-    arrays, state = _read("fit", path, run.torch_tensors)
+    arrays, state = run.from_first(lambda: _read("fit", path, run.torch_tensors))
     with _refusing("fit", path, "another run needs another folder"):
         _check_same("the array", _layout(_under("model/", arrays)), _layout(run.arrays()))
         _check_same("the setting", state["settings"], settings, complete=False)
         if state["step"] > steps:
             raise CheckpointError(f"it is of step {state['step']}, beyond the {steps} steps asked for")
-        _set_generators(state["generators"])
+        if state["generators"]:
+            _set_generators(state["generators"])
         run.set_arrays(_under("model/", arrays))
         run.set_memory(_under("optimizer/", arrays), state["optimizer"])
         curves = {name: arrays[f"history/{name}"].tolist() for name in _CURVES}
@@ -673,6 +795,11 @@ def fit(
 ) -> History:
     """Train a torch module, or NumPy parameters, for a number of steps.
 
+    A module in ``DistributedDataParallel`` is trained by all its processes, each of which calls this
+    function with its own batches. The loss is then the mean of what ``loss`` returns in them, as the gradient
+    is. The first process reads and writes the checkpoints, and any number of processes can go on from one.
+    What is drawn on torch in a step, as by dropout, depends on torch's seed, the step and the process alone.
+
     Args:
         model: a ``torch.nn.Module``, which is changed in place and stays in the mode (train or eval)
             that it is in; or a cell, another record, or a list, tuple or dict of NumPy arrays, which
@@ -726,8 +853,7 @@ def fit(
         if evaluate is None:
             raise ValueError(f"fit: patience is {patience} but evaluate is None, expected a metric to watch")
 
-    kind: Callable[..., _Run] = _TorchRun if _is_module(model) else _NumPyRun
-    run = kind(model, loss, optimizer, clip_norm, precision)
+    run = _kind(model)(model, loss, optimizer, clip_norm, precision)
     settings = {**run.settings(), "clip_norm": clip_norm, "patience": patience}
     if evaluate is not None:
         settings["evaluate_every"] = evaluate_every
@@ -735,8 +861,9 @@ def fit(
     record = _Record()
     if folder is not None:
         _library(run.torch_tensors)  # if it is missing, better now than at the first checkpoint
-        if folder.newest is not None:
-            record = _resume(folder.newest, run, steps, settings)
+        newest = run.from_first(lambda: folder.newest)
+        if newest is not None:
+            record = _resume(newest, run, steps, settings)
 
     try:
         with _progress(progress, steps, record.steps) as tick:
@@ -763,8 +890,8 @@ def fit(
                     _save(folder, run, record, settings)
                 tick(value)
     except FloatingPointError as error:
-        newest = None if folder is None else folder.newest
-        kept = "" if newest is None else f"; the last checkpoint is kept as {newest}"
+        last = None if folder is None else folder.newest
+        kept = "" if last is None else f"; the last checkpoint is kept as {last}"
         raise FloatingPointError(f"fit: {error}{kept}") from error
     finally:
         run.finish()

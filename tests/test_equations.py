@@ -143,6 +143,9 @@ def pairs(rng: np.random.Generator) -> dict[str, Any]:
 
 SIZES = {"input_size": 2, "hidden_size": 3, "output_size": 2}
 
+A_NETWORK = {"size": 1e6, "latency": 1e-5, "per_byte": 1e-9}
+
+
 MAKERS: dict[str, Maker] = {
     "eq-bidirectional-concat-backward": lambda rng: {"d_hs": rng.normal(size=(4, 2, 5)), "hidden_size": 2},
     "eq-bidirectional-leftward": lambda rng: {"network": a_cell(rng), "xs": rng.normal(size=(4, 2, 2))},
@@ -295,6 +298,38 @@ MAKERS: dict[str, Maker] = {
     "eq-ngram-kneser-ney": lambda rng: {**smoothing(rng), "discount": 0.6},
     "eq-ngram-likelihood": lambda rng: {"counts": 1 + some_counts(rng, 4, 3)},
     "eq-ngram-witten-bell": lambda rng: smoothing(rng),
+    "eq-parallel-amdahl": lambda rng: {"serial_share": 0.1, "workers": 8},
+    "eq-parallel-efficiency": lambda rng: {"single": 3.0, "parallel": 0.5, "workers": 8},
+    "eq-parallel-factor": lambda rng: {"count": 2, "total": 12, "workers": 3},
+    "eq-parallel-gradient": lambda rng: {
+        "gradients": rng.normal(size=(3, 4)),
+        "counts": rng.uniform(1, 5, size=3),
+    },
+    "eq-parallel-halving-time": lambda rng: {**A_NETWORK, "workers": 8},
+    "eq-parallel-linear-rule": lambda rng: {"rate": 0.1, "workers": 4},
+    "eq-parallel-linear-rule-error": lambda rng: {
+        "rate": 0.1,
+        "workers": 4,
+        "smoothness": 2.0,
+        "gradient_norm": 3.0,
+    },
+    "eq-parallel-message": lambda rng: dict(A_NETWORK),
+    "eq-parallel-noise": lambda rng: {"square": 2.0, "variance": 3.0, "batch_size": 4},
+    "eq-parallel-noise-scale": lambda rng: {
+        "small_square": 3.0,
+        "large_square": 2.0,
+        "small": 2,
+        "large": 8,
+    },
+    "eq-parallel-optimum": lambda rng: {**A_NETWORK, "work": 1.0},
+    "eq-parallel-overlap": lambda rng: {"forward": 1.0, "backward": 2.0, "message": 0.3, "buckets": 4},
+    "eq-parallel-progress": lambda rng: {"noise": 3.0, "batch_size": 4},
+    "eq-parallel-ring-time": lambda rng: {**A_NETWORK, "workers": 6},
+    "eq-parallel-shard": lambda rng: {"streams": 9, "workers": 4, "worker": 2},
+    "eq-parallel-speedup": lambda rng: {"single": 3.0, "parallel": 0.5},
+    "eq-parallel-step": lambda rng: {"work": 3.0, "workers": 6, "communication": 0.1, "serial": 0.2},
+    "eq-parallel-traffic": lambda rng: {"size": 1e6, "workers": 6},
+    "eq-parallel-weak": lambda rng: {"single": 3.0, "communication": 0.1},
     "eq-speech-cepstra": lambda rng: {"log_power": rng.normal(size=(4, 5)), "count": 3},
     "eq-speech-filters": lambda rng: {"count": 4, "size": 64, "sampling_rate": 8000},
     "eq-speech-frames": lambda rng: {"samples": rng.normal(size=20), "size": 6, "hop": 3},
