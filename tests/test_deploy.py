@@ -17,7 +17,9 @@ import yaml
 
 from rnnlib.classroom.__main__ import parser
 from tests.conftest import ROOT
+from tests.support import _load
 
+parallel = _load(ROOT / "experiments" / "parallel.py")
 HUB = ROOT / "deploy" / "jupyterhub"
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 
@@ -158,6 +160,113 @@ class TestTheCluster:
     def test_the_assignment_of_the_jobs_is_there(self, tmp_path):
         name = self.arguments(read("grade-merge.yaml"), tmp_path).assignment
         assert (ROOT / "notebooks" / "assignments" / f"{name}.ipynb").exists()
+
+
+def told_by(command: list[Any], tmp_path: Path, programs: dict[str, str], **environment: str) -> str:
+    """What a command prints where these programs, each a line of shell, stand in for those of a cluster."""
+    for name, line in programs.items():
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\n{line}\n")
+        program.chmod(0o755)
+    done = subprocess.run(
+        command,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def understood(arguments: list[str]) -> tuple[Any, Any]:
+    """The arguments after ``torchrun``, as torchrun itself and the script read them."""
+    from torch.distributed.run import get_args_parser
+
+    launcher = get_args_parser().parse_args(arguments)
+    assert launcher.training_script == "experiments/parallel.py"
+    assert (ROOT / launcher.training_script).exists()
+    return launcher, parallel.parser().parse_args(launcher.training_script_args)
+
+
+EACH_ARGUMENT = """printf '%s\\n' "$@" """
+
+
+SLURM_JOB = {"SLURM_JOB_ID": "123456", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2"}
+SLURM = {"scontrol": "echo n1; echo n2", "srun": EACH_ARGUMENT}
+
+
+class TestTraining:
+    def test_slurm_starts_one_torchrun_a_node_that_meet_at_the_first(self, tmp_path):
+        said = told_by(
+            ["bash", ROOT / "deploy" / "slurm" / "train.sbatch", "--steps", "70"],
+            tmp_path,
+            SLURM,
+            **SLURM_JOB,
+            SLURM_GPUS_ON_NODE="8",
+            SLURM_CPUS_PER_TASK="32",
+            CHECKPOINTS="/a folder/run",
+        ).splitlines()
+        assert said[:2] == ["--kill-on-bad-exit=1", "torchrun"]
+        launcher, script = understood(said[2:])
+        assert (launcher.nnodes, launcher.nproc_per_node, launcher.max_restarts) == ("2", "8", 3)
+        assert (launcher.rdzv_backend, launcher.rdzv_endpoint) == ("c10d", "n1:23456")
+        assert (script.device, script.steps, script.checkpoints) == ("cuda", 70, Path("/a folder/run"))
+
+    def test_slurm_without_gpus(self, tmp_path):
+        programs = SLURM | {"srun": "echo $OMP_NUM_THREADS; " + EACH_ARGUMENT}
+        threads, *said = told_by(
+            ["bash", ROOT / "deploy" / "slurm" / "train.sbatch"],
+            tmp_path,
+            programs,
+            **SLURM_JOB,
+            SLURM_CPUS_PER_TASK="32",
+            DEVICE="cpu",
+            PROCESSES="4",
+        ).splitlines()
+        assert threads == "8"
+        launcher, script = understood(said[2:])
+        assert (launcher.nproc_per_node, script.device) == ("4", "cpu")
+
+    def test_slurm_is_asked_for_one_task_a_node_and_warned_in_time(self):
+        text = (ROOT / "deploy" / "slurm" / "train.sbatch").read_text(encoding="utf-8")
+        asked = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", text, re.MULTILINE))
+        assert asked["ntasks-per-node"] == "1"
+        assert asked["signal"].startswith("B:USR1@")
+        assert "requeue" in asked
+        assert re.search(r"^trap requeue USR1$", text, re.MULTILINE)
+        assert text.rstrip().splitlines()[-1].startswith("wait $!")
+
+    def test_the_pods_find_the_first_under_its_name(self, tmp_path):
+        service, job = yaml.safe_load_all((KUBERNETES / "training.yaml").read_text(encoding="utf-8"))
+        assert (service["kind"], job["kind"]) == ("Service", "Job")
+        spec, pod = job["spec"], job["spec"]["template"]["spec"]
+        assert service["spec"]["clusterIP"] == "None"
+        assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+        assert pod["subdomain"] == service["metadata"]["name"]
+        assert spec["completionMode"] == "Indexed"
+
+        container = pod["containers"][0]
+        own = {e["name"]: e["value"] for e in container["env"]}
+        said = told_by(container["command"], tmp_path, {"torchrun": EACH_ARGUMENT}, **own).splitlines()
+        launcher, script = understood(said)
+        least, most = map(int, launcher.nnodes.split(":"))
+        assert 1 <= least <= most == spec["completions"] == spec["parallelism"]
+        assert int(launcher.nproc_per_node) == container["resources"]["limits"]["nvidia.com/gpu"]
+        host, port = launcher.rdzv_endpoint.split(":")
+        assert host == f"{job['metadata']['name']}-0.{pod['subdomain']}"
+        assert int(port) == service["spec"]["ports"][0]["port"] == container["ports"][0]["containerPort"]
+        assert str(script.checkpoints) in [m["mountPath"] for m in container["volumeMounts"]]
+        assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
+        assert script.steps == int(own["STEPS"])
+
+    def test_the_pods_use_the_image_of_the_values_and_no_rights(self):
+        _, job = yaml.safe_load_all((KUBERNETES / "training.yaml").read_text(encoding="utf-8"))
+        image = read("values.yaml")["singleuser"]["image"]
+        pod = job["spec"]["template"]["spec"]
+        assert [c["image"] for c in pod["containers"]] == [f"{image['name']}:{image['tag']}"]
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
 
 
 class TestTheImage:
