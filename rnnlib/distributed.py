@@ -18,9 +18,10 @@ import contextlib
 import datetime
 import math
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rnnlib.backend import Array, backend_of, check_choice, check_count, checked
 from rnnlib.equations import implements
@@ -322,10 +323,10 @@ def step_time(work: float, workers: int, communication: float, serial: float = 0
         work: what can be shared, of the whole batch on one worker, c, seconds.
         workers: K.
         communication: what the workers need to agree, r_K, seconds.
-        serial: what each worker must do in full, s, seconds, such as the optimiser's update.
+        serial: what each worker must do in full, d, seconds, such as the optimiser's update.
 
     Returns:
-        s + c/K + r_K, in seconds.
+        d + c/K + r_K, in seconds.
 
     Raises:
         TypeError, ValueError: numbers out of range.
@@ -613,12 +614,43 @@ def _place(environment: Mapping[str, str]) -> tuple[int, int, int]:
     return rank, size, local
 
 
+def _meeting_place(rank: int, size: int, limit: datetime.timedelta) -> Any:
+    """Where the workers leave their addresses for each other.
+
+    torchrun keeps the place for the next try after a failure. Without a name of its own for each try, a
+    worker would find there the address of one that is dead.
+    """
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    if size == 1:
+        return dist.HashStore()
+    store, _, _ = next(rendezvous("env://", rank, size, timeout=limit))
+    store.set_timeout(limit)
+    return dist.PrefixStore(f"try {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {size}", store)
+
+
+@contextlib.contextmanager
+def _loopback(one_machine: bool) -> Iterator[None]:
+    """On one machine gloo shall talk over loopback alone, unless it was told otherwise."""
+    names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
+    if not one_machine or not names or "GLOO_SOCKET_IFNAME" in os.environ:
+        yield
+        return
+    os.environ["GLOO_SOCKET_IFNAME"] = names[0]
+    try:
+        yield
+    finally:
+        del os.environ["GLOO_SOCKET_IFNAME"]
+
+
 @contextlib.contextmanager
 def start(device: str = "cpu", timeout: float = 600.0) -> Iterator[World]:
     """Join the other workers, for the length of a ``with`` block.
 
     Under ``torchrun`` these are the processes that it started, on this machine or on many. Started as
-    plain ``python``, it is a world of one, and nothing else has to change. GPUs talk by NCCL, CPUs by gloo.
+    plain ``python``, it is a world of one, and nothing else has to change. GPUs talk by NCCL, CPUs by gloo,
+    over loopback where all are on one machine.
 
     Args:
         device: ``"cpu"``, or ``"cuda"`` for one GPU per process of a machine.
@@ -646,10 +678,9 @@ def start(device: str = "cpu", timeout: float = 600.0) -> Iterator[World]:
         where = torch.device("cuda", local)
         torch.cuda.set_device(where)
     backend = "nccl" if device == "cuda" else "gloo"
-    if size == 1:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=limit)
-    else:
-        dist.init_process_group(backend, timeout=limit)
+    with _loopback(size == 1 or os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost")):
+        store = _meeting_place(rank, size, limit)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
     try:
         yield World(rank, size, where)
     finally:
