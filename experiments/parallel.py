@@ -69,8 +69,6 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Train, or measure. What cannot be done is said in one sentence, and the exit status is 2."""
     options = parser().parse_args(arguments)
-    if os.environ.get("MASTER_ADDR", "127.0.0.1") in ("127.0.0.1", "localhost"):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: nothing leaves it
     try:
         with distributed.start(options.device) as world:
             record = measure(options, world) if options.measure else run(options, world)
@@ -143,7 +141,7 @@ def run(options: argparse.Namespace, world: World) -> dict[str, Any]:
         "parameters": agreed_digest(model, world),
     }
     if world.rank == 0:
-        print(f"loss {history.losses[-1]:.4f}, parameters {record['parameters'][:12]}", flush=True)
+        say(f"loss {history.losses[-1]:.4f}, parameters {record['parameters'][:12]}")
     return record
 
 
@@ -156,7 +154,7 @@ def build(options: argparse.Namespace, size: int, streams: int, world: World) ->
 def tell(options: argparse.Namespace, world: World, first: int, last: int) -> None:
     """Say who computes what, and where the run begins."""
     who = f"process {world.rank} of {world.size}, pid {os.getpid()}, {world.device}"
-    print(f"{who}: streams {first} to {last - 1}", flush=True)
+    say(f"{who}: streams {first} to {last - 1}")
     if world.rank > 0:
         return
     found = [] if options.checkpoints is None else sorted(options.checkpoints.glob("step-*.safetensors"))
@@ -167,7 +165,13 @@ def tell(options: argparse.Namespace, world: World, first: int, last: int) -> No
         )
     begins = f"goes on from {found[-1].name}" if found else "begins at step 0"
     restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    print(f"restart {restart}: {begins}" if restart else begins, flush=True)
+    say(f"restart {restart}: {begins}" if restart else begins)
+
+
+def say(line: str) -> None:
+    """Print a line in one piece: the processes share one screen."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def agreed_digest(model: torch.nn.Module, world: World) -> str:
@@ -235,6 +239,7 @@ def measure(options: argparse.Namespace, world: World) -> dict[str, Any]:
         "processes": world.size,
         "blocks": options.blocks,
         "method": "medians and quartiles over blocks that rotate; one thread each; alone: the other waits",
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "latency": latency,
         "per_byte": per_byte,
         "messages": [{"bytes": size, **summary(messages[size])} for size in SIZES],

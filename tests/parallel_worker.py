@@ -70,6 +70,7 @@ def main(folder: Path) -> None:
         got["all_reduce"] = total.numpy()
         got["vector"] = vector.numpy()
         got["losses"] = train_streams(world, 7, folder / "run").losses
+        got["drawn"] = torch.rand(3).numpy()  # what dropout would have drawn next in the last step
     np.savez(folder / f"got-{world.rank}.npz", **got)
 
 
