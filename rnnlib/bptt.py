@@ -255,17 +255,17 @@ def _by_engine(caches: Recomputed, d_hs: Array, d_final: State) -> Gradients:
     slabs = slabs_of(caches.cell)
     if slabs is None:
         raise TypeError(f"bptt: the engine does not have a {type(caches.cell).__name__}")
-    x = np.ascontiguousarray(caches.xs).reshape(T * B, -1)
+    x, steps = np.ascontiguousarray(caches.xs).reshape(T * B, -1), Steps((B,) * T)
     d_x, *others = run_layer_back(
         slabs.layer,
-        Steps((B,) * T),
+        steps,
         np.ascontiguousarray(d_hs).reshape(T * B, H),
         d_final,
         x,
         *caches.initial,
         *slabs.weights,
         rows=caches.rows,
-        loops=choose(x),
+        loops=choose(x, steps),
         needs_d_x=True,
     )
     d_initial, d_weights = others[: len(d_final)], others[len(d_final) :]

@@ -624,7 +624,7 @@ class LSTMCell(_Family):
 
         def gradients(d_W_x: Array, d_W_h: Array, d_b: Array, *_: Any) -> LSTMCell:
             d_W = xp.concat([d_W_h, d_W_x], axis=1)  # (4H, H+I)
-            parts = {}
+            parts: dict[str, Array] = {}
             for k, gate in enumerate("ifCo"):
                 rows = slice(k * H, (k + 1) * H)
                 parts |= {f"W_{gate}": d_W[rows], f"b_{gate}": d_b[rows]}

@@ -64,7 +64,7 @@ def as_autocast(x: Tensor) -> Tensor:
     return x if dtype is None or not eligible else x.to(dtype)
 
 
-def loops_for(layer: Layer, *tensors: Any) -> Any:
+def loops_for(layer: Layer, steps: Steps, *tensors: Any) -> Any:
     """The module of rnnlib.engine for these tensors: a fast one, unless something looks over its shoulder.
 
     Tracing, ``vmap`` and other transforms of ``torch.func``, and subclasses of ``Tensor`` see the operations
@@ -72,7 +72,7 @@ def loops_for(layer: Layer, *tensors: Any) -> Any:
     """
     watched = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     plain_types = all(x is None or type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
-    return choose(tensors[0]) if layer.in_place and plain_types and not watched else differentiable
+    return choose(tensors[0], steps) if layer.in_place and plain_types and not watched else differentiable
 
 
 class LayerFunction(torch.autograd.Function):
@@ -85,7 +85,7 @@ class LayerFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(layer: Layer, steps: Steps, *arguments: Any) -> tuple[Tensor, ...]:
-        loops = loops_for(layer, *arguments)
+        loops = loops_for(layer, steps, *arguments)
         (hs, *others), ends = run_layer(layer, steps, *arguments, loops=loops, keep=True)
         return hs, *ends, *others
 
@@ -109,7 +109,7 @@ class LayerFunction(torch.autograd.Function):
                 # To be differentiated again, what was saved has to depend on the arguments again.
                 rows, _ = run_layer(layer, steps, *arguments, loops=loops, keep=True)
             else:
-                loops = loops_for(layer, *arguments, d_hs, *d_ends)
+                loops = loops_for(layer, steps, *arguments, d_hs, *d_ends)
             d_arguments = run_layer_back(
                 layer,
                 steps,
@@ -126,7 +126,7 @@ class LayerFunction(torch.autograd.Function):
 def apply_layer(layer: Layer, steps: Steps, *arguments: Any) -> tuple[Tensor, ...]:
     """``hs`` and the last states; where no gradient can be asked for, nothing is kept for one."""
     if not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments)):
-        loops = loops_for(layer, *arguments)
+        loops = loops_for(layer, steps, *arguments)
         if loops is not differentiable:
             (hs, *_), ends = run_layer(layer, steps, *arguments, loops=loops, keep=False)
             return hs, *ends

@@ -118,11 +118,12 @@ def _by_engine(cell: Cell, xs: Array, start: State) -> Trajectory | None:
     T, B = xs.shape[:2]
     if is_torch(xs) or xs.dtype not in (np.float32, np.float64) or T * B * cell.hidden_size < MANY_NUMBERS:
         return None
-    slabs, loops = slabs_of(cell), choose(xs)
+    slabs, steps = slabs_of(cell), Steps((B,) * T)
+    loops = choose(xs, steps)
     if slabs is None or loops is differentiable:
         return None
     x = np.ascontiguousarray(xs).reshape(T * B, -1)
-    rows, ends = run_layer(slabs.layer, Steps((B,) * T), x, *start, *slabs.weights, loops=loops, keep=True)
+    rows, ends = run_layer(slabs.layer, steps, x, *start, *slabs.weights, loops=loops, keep=True)
     along = [r.reshape(T, B, -1) for r in rows[: len(start)]]
     states = tuple(zip(*along, strict=True))
     return Trajectory(along[0], start, tuple(ends), Recomputed(cell, xs, start, rows), None, states, xs)

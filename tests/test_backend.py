@@ -172,7 +172,24 @@ PRIMITIVES: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {
         [0, 2],
     ),
     "device": (lambda xp, c: [float(xp.device(c(A)) == "cpu")], [1.0]),
+    "copy": (lambda xp, c: xp.copy(c(A)), A),
+    "contiguous": (lambda xp, c: xp.contiguous(c(A).T), A.T),
+    "empty": (lambda xp, c: list(xp.empty((4, 3), like=c(A)).shape), [4, 3]),
+    "split": (lambda xp, c: list(xp.split(c(TALL), (1, 3))), [TALL[:1], TALL[1:]]),
+    "mm": (lambda xp, c: written(xp.mm, c, TALL, A), [TALL @ A] * 2),
+    "mul": (lambda xp, c: written(xp.mul, c, A, B), [A * B] * 2),
+    "sub": (lambda xp, c: written(xp.sub, c, A, B), [A - B] * 2),
+    "addmm": (lambda xp, c: written(xp.addmm, c, A, A @ S, S), [A + A @ S @ S] * 2),
+    "addcmul": (lambda xp, c: written(xp.addcmul, c, A, B, B), [A + B * B] * 2),
 }
+
+
+def written(function: Callable[..., Any], convert: Any, *arrays: np.ndarray) -> list[Any]:
+    """What a primitive returns, and what it has written to the array it was given for it."""
+    values = [convert(a) for a in arrays]
+    shape = (len(arrays[0]), arrays[-1].shape[1])
+    out = convert(np.full(shape, 7.0))
+    return [function(*values, out=out), out]
 
 
 def primitives_of(xp: Any) -> set[str]:

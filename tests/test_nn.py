@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from rnnlib import convert, nn
+from rnnlib.engine.layers import gru_reset_before_layer
 from rnnlib.gru import GRUCell, ResetAfterGRUCell
 from rnnlib.lstm import LSTMCell
 from rnnlib.unroll import unroll
@@ -479,14 +480,14 @@ def test_reset_before_agrees_with_autograd(agree, n, seed):
 
     reference.parameters = gru.parameters
     expected, d_expected = results_and_gradients(reference, xs, h_0, [xs, h_0], seed)
-    agree(nn.gru_reset_before_layer, "torch", actual, expected)
+    agree(gru_reset_before_layer, "torch", actual, expected)
     agree(backward_of(gru), "torch.autograd", d_actual, d_expected)
 
     cell = nn.GRUCell(n["I"], n["H"], reset_after=False, dtype=torch.float64)
     with torch.no_grad():
         for ours, theirs in zip(cell.parameters(), gru.parameters(), strict=True):
             ours.copy_(theirs)
-    agree(nn.gru_reset_before_layer, "torch", cell(xs[0], h_0[0]), expected[0][0])
+    agree(gru_reset_before_layer, "torch", cell(xs[0], h_0[0]), expected[0][0])
 
 
 def onnx_gru(module, x, h_0, linear_before_reset):

@@ -142,7 +142,7 @@ class TestTheWheel:
         source = {f"rnnlib/{p.relative_to(ROOT / 'rnnlib')}" for p in (ROOT / "rnnlib").rglob("*.py")}
         assert source <= names
         data = {f"rnnlib/data/{p.name}" for p in (ROOT / "rnnlib" / "data").iterdir() if p.is_file()}
-        assert {"rnnlib/py.typed"} | data <= names
+        assert {"rnnlib/py.typed", "rnnlib/engine/kernels.c"} | data <= names
         assert not any(name.startswith(("tests", "book", "tools")) for name in names)
 
     def test_works_where_numpy_is_the_only_package(self, wheel, tmp_path):

@@ -9,8 +9,8 @@ is one product over all rows. What then remains is a loop over the steps, forwar
 - in :mod:`rnnlib.engine.compiled`, as machine code for the CPU, in float32 and float64.
 
 Which one runs follows from the arrays alone, by :func:`choose`: the compiled one for float32 and float64
-on a CPU with a C compiler, the plain one for all others. It never depends on a measurement. ``using``
-or the environment variable ``RNNLIB_ENGINE`` fixes another choice.
+on a CPU with a C compiler, if there are at least 32 rows, the plain one for all others. It never depends
+on a measurement. ``using`` or the environment variable ``RNNLIB_ENGINE`` fixes another choice.
 """
 
 from __future__ import annotations
@@ -65,11 +65,25 @@ def using(name: str) -> Iterator[None]:
         _asked.reset(token)
 
 
-def choose(like: Array) -> ModuleType:
+_warned: set[str] = set()
+
+
+def _warn_once(text: str) -> None:
+    if text not in _warned:
+        _warned.add(text)
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+
+FEW_ROWS = 32
+"""With fewer rows in all steps together, packing the weights for the compiled loops would not pay."""
+
+
+def choose(like: Array, steps: Steps) -> ModuleType:
     """The loops for arrays of this kind.
 
     Args:
         like: an array with the dtype and device of the computation.
+        steps: the steps.
 
     Returns:
         :mod:`~rnnlib.engine.compiled`, :mod:`~rnnlib.engine.plain` or :mod:`~rnnlib.engine.differentiable`.
@@ -80,7 +94,7 @@ def choose(like: Array) -> ModuleType:
     name = asked()
     if name == "differentiable":
         return differentiable
-    if name == "plain":
+    if name == "plain" or (name == "auto" and steps.offsets[-1] < FEW_ROWS):
         return plain
     dtype, device = compiled.dtype_name(like), backend_of(like).device(like)
     if device != "cpu" or dtype not in compiled.REALS:
@@ -88,10 +102,7 @@ def choose(like: Array) -> ModuleType:
     else:
         reason = compiled.problem(dtype)
         if reason is not None and name == "auto" and compiled.compiler() is not None:
-            # Once: the default filter shows a warning from one place with one text a single time.
-            warnings.warn(
-                f"rnnlib computes without its compiled loops: {reason}", RuntimeWarning, stacklevel=2
-            )
+            _warn_once(f"rnnlib computes without its compiled loops: {reason}")
     if reason is None:
         return compiled
     if name == "compiled":

@@ -85,7 +85,7 @@ def build(dtype: str, folder: Path | None = None) -> Path:
         folder: where the library goes; :func:`cache_folder` if None.
 
     Returns:
-        The path of the shared library.
+        The path of the shared library. ``RNNLIB_CFLAGS`` may hold more flags for the compiler.
 
     Raises:
         RuntimeError: there is no compiler, or it failed; with what it said.
@@ -96,7 +96,8 @@ def build(dtype: str, folder: Path | None = None) -> Path:
     source = importlib.resources.files("rnnlib.engine").joinpath("kernels.c")
     text = source.read_text(encoding="utf-8")
     real, is_double = REALS[dtype]
-    key = "\n".join([text, *command, *FLAGS, real, _processor()])
+    flags = [*FLAGS, *shlex.split(os.environ.get("RNNLIB_CFLAGS", ""))]
+    key = "\n".join([text, *command, *flags, real, _processor()])
     folder = cache_folder() if folder is None else folder
     library = folder / f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if library.exists():
@@ -110,7 +111,7 @@ def build(dtype: str, folder: Path | None = None) -> Path:
         (Path(work) / "kernels.c").write_text(text, encoding="utf-8")
         made = Path(work) / "kernels.so"
         for native in (["-march=native"], ["-mcpu=native"], []):  # as each compiler calls it, or does without
-            choices = [*FLAGS, *native, f"-DREAL={real}", f"-DIS_DOUBLE={is_double}"]
+            choices = [*native, *flags, f"-DREAL={real}", f"-DIS_DOUBLE={is_double}"]
             found = subprocess.run(
                 [*command, *choices, "kernels.c", "-o", made],
                 cwd=work,

@@ -324,8 +324,8 @@ def run_layer(
     """
     xp, states, weights = backend_of(x), rest[: layer.states], list(rest[layer.states :])
     if loops is differentiable:
-        rows = layer.forward(steps, x, *rest, loops=loops)
-        return rows, [steps.last(states) for states in rows[: layer.states]]
+        found = layer.forward(steps, x, *rest, loops=loops)
+        return found, [steps.last(states) for states in found[: layer.states]]
     N, H, whole = len(x), states[0].shape[1], loops.whole(steps)
     blocks = [(steps, 0, N)] if whole else blocks_of(steps, weights[1])
     room = 0 if whole else max(last - first for _, first, last in blocks)  # for what is not kept
@@ -355,15 +355,14 @@ def run_layer_back(
     needs_d_x: bool,
 ) -> tuple[Array | None, ...]:
     """The derivatives of :func:`run_layer`, the last block first: those of ``x`` and ``rest``."""
-    xp, states, weights = backend_of(x), rest[: layer.states], rest[layer.states :]
+    xp, states, weights = backend_of(x), rest[: layer.states], list(rest[layer.states :])
     d_states = [xp.zeros_like(s) if d is None else d for d, s in zip(d_ends, states, strict=True)]
     if loops is differentiable:
         return layer.backward(d_hs, *d_states, steps, x, *rest, *rows, loops=loops, needs_d_x=needs_d_x)
     d_states = [xp.copy(d) for d in d_states]
     d_x, d_weights = xp.empty(x.shape, like=x) if needs_d_x else None, None
     blocks = blocks_of(steps, weights[1])
-    W_ih, W_hh, *others = weights
-    weights = [W_ih, loops.prepared_back(W_hh, layer.products), *others]
+    weights[1] = loops.prepared_back(weights[1], layer.products)
     for part, first, last in reversed(blocks):
         here = slice(first, last)
         d_after = [d[: part.sizes[0]] for d in d_states]
