@@ -219,7 +219,7 @@ CELLS: dict[type, dict[str, tuple[str, ...]]] = {
     VanillaCell: {"W_xh": ("H", "I"), "W_hh": ("H", "H"), "b_h": ("H",)},
     LSTMCell: {f"W_{g}": ("H", "H+I") for g in "fiCo"} | {f"b_{g}": ("H",) for g in "fiCo"},
     GRUCell: {"W_z": ("H", "H+I"), "W_r": ("H", "H+I"), "W": ("H", "H+I")}
-    | {name: ("H",) for name in ("b_z", "b_r", "b")},
+    | dict.fromkeys(("b_z", "b_r", "b"), ("H",)),
     ResetAfterGRUCell: {
         "W_z": ("H", "H+I"),
         "b_z": ("H",),
