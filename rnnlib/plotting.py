@@ -12,6 +12,7 @@ what colour says. Every figure carries a description for those who cannot see it
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import html
 import io
@@ -26,6 +27,7 @@ import matplotlib as mpl
 import numpy as np
 from cycler import cycler
 from matplotlib import pyplot as plt
+from PIL import Image
 
 from rnnlib.train import History
 
@@ -237,9 +239,84 @@ def _drawing(fig: Any) -> ElementTree.Element:
             element.tail = None
     root.insert(0, ElementTree.Element(f"{{{_SVG}}}defs"))
     root[0].extend(definitions.values())
-    for element in root.iter(f"{{{_SVG}}}path"):
-        element.set("d", re.sub(r"-?\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", element.get("d", "")))
+    for element in root.iter():
+        _shorten(element)
     return root
+
+
+def _shorten(element: ElementTree.Element) -> None:
+    """Write an element of matplotlib's in fewer letters. What is drawn stays, to a hundredth of a point."""
+    reference = element.attrib.pop(f"{{{_XLINK}}}href", None)
+    if reference is not None:  # the name of before SVG 2
+        embedded = reference.removeprefix("data:image/png;base64,")
+        element.set("href", reference if embedded == reference else _small_png(embedded))
+    if "d" in element.attrib:
+        element.set("d", _short_path(element.attrib["d"]))
+    if "style" in element.attrib:
+        element.set("style", element.attrib["style"].replace(": ", ":").replace("; ", ";"))
+    for name in {"x", "y"} & set(element.attrib):
+        element.set(name, _short_number(element.attrib[name]))
+    transform = re.sub(r"translate\(([-\d.e]+) ([-\d.e]+)\)", _short_move, element.get("transform", ""))
+    if transform:
+        element.set("transform", transform)
+    alone = re.fullmatch(r"translate\((\S+) (\S+)\)", transform)
+    if alone and element.tag == f"{{{_SVG}}}use":
+        del element.attrib["transform"]
+        element.attrib |= {
+            name: value for name, value in zip("xy", alone.groups(), strict=True) if value != "0"
+        }
+
+
+def _short_move(found: re.Match[str]) -> str:
+    return f"translate({_short_number(found[1])} {_short_number(found[2])})"
+
+
+def _short_number(number: str | int) -> str:
+    """A number, or hundredths in whole, to two decimals: 0.50 is written .5"""
+    hundredths = number if isinstance(number, int) else round(float(number) * 100)
+    digits = f"{abs(hundredths) / 100:.2f}".strip("0").removesuffix(".") or "0"
+    return f"-{digits}" if hundredths < 0 else digits
+
+
+def _short_path(path: str) -> str:
+    """The data of a path, each point relative to the one before, in hundredths so that no error adds up."""
+    written, last = "", ""
+    x = y = start_x = start_y = 0
+    for command, numbers in re.findall(r"([A-Za-z])([^A-Za-z]*)", path):
+        values = [round(float(number) * 100) for number in numbers.split()]
+        points = list(zip(values[::2], values[1::2], strict=True))
+        if command == "M":
+            ((x, y),) = points
+            written += f"M{_short_number(x)} {_short_number(y)}"
+            start_x, start_y = x, y
+        elif command == "z":
+            written += "z"
+            x, y = start_x, start_y
+        elif command in "LQC":
+            offsets = [offset for px, py in points for offset in (px - x, py - y)]
+            for i, number in enumerate(map(_short_number, offsets)):
+                letter = command.lower() if i == 0 and command != last else ""
+                written += letter or ("" if number[0] == "-" else " ")
+                written += number
+            x, y = points[-1]
+        else:
+            raise RuntimeError(f"matplotlib wrote a path with {command!r}, expected M, L, Q, C or z")
+        last = command
+    return written
+
+
+def _small_png(embedded: str) -> str:
+    """The same picture, as an address; with a table of its colours where they are few."""
+    with Image.open(io.BytesIO(base64.b64decode(embedded))) as opened:
+        picture = opened.convert("RGBA")
+    colours, index = np.unique(np.asarray(picture).reshape(-1, 4), axis=0, return_inverse=True)
+    if len(colours) <= 256:
+        table = Image.frombytes("P", picture.size, index.astype(np.uint8).tobytes())
+        table.putpalette(colours.tobytes(), "RGBA")
+        picture = table
+    png = io.BytesIO()
+    picture.save(png, format="png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
 
 
 def _merge(variants: dict[int, ElementTree.Element], start: int) -> list[ElementTree.Element]:
@@ -280,12 +357,11 @@ def _inline(drawing: ElementTree.Element, alt: str) -> str:
         "style": f"width:100%;max-width:{pixels:.0f}px;height:auto",
     }
     ElementTree.register_namespace("", _SVG)
-    ElementTree.register_namespace("xlink", _XLINK)
     svg = ElementTree.tostring(drawing, encoding="unicode").replace(_INK, "currentColor")
-    # Ids are shared by all inline SVGs of a page: make them this figure's own.
-    own = "f" + hashlib.sha256(svg.encode()).hexdigest()[:8]
-    svg = re.sub(r'\bid="', f'id="{own}-', svg)
-    return re.sub(r'(href="#|url\(#)', rf"\g<1>{own}-", svg)
+    # Ids are shared by all inline SVGs of a page: make them this figure's own, and short.
+    own = "f" + hashlib.sha256(svg.encode()).hexdigest()[:6]
+    short = {name: f"{own}-{i}" for i, name in enumerate(re.findall(r'\bid="([^"]*)"', svg))}
+    return re.sub(r'(\bid="|href="#|url\(#)([\w-]+)', lambda found: found[1] + short[found[2]], svg)
 
 
 def _png(fig: Any) -> bytes:

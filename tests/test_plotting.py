@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from xml.etree import ElementTree
@@ -9,6 +11,7 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import numpy as np
 import pytest
+from PIL import Image
 
 from rnnlib import plotting
 from rnnlib.train import History
@@ -81,6 +84,53 @@ def test_references_within_a_figure_resolve():
         assert part.split(")")[0] in ids
 
 
+def points_of(path):
+    """Where the pen goes, from the data of a path with relative and absolute commands."""
+    found, pen, start = [], np.zeros(2), np.zeros(2)
+    for command, numbers in re.findall(r"([A-Za-z])([^A-Za-z]*)", path):
+        points = np.array(re.findall(r"-?\d*\.?\d+", numbers), float).reshape(-1, 2)
+        if command in "zZ":
+            pen = start
+            continue
+        size = {"m": 1, "l": 1, "q": 2, "c": 3}[command.lower()]  # points of one stroke
+        for stroke in points.reshape(-1, size, 2):
+            stroke = stroke + pen if command.islower() else stroke
+            found.extend(stroke)
+            pen = stroke[-1]
+        start = pen if command in "mM" else start
+    return np.array(found)
+
+
+def test_a_path_in_few_letters_goes_where_matplotlib_drew_it():
+    """A thousand points, so that an error that adds up would be seen; curves; and parts that close."""
+    rng = np.random.default_rng(0)
+    for x, y in (rng.normal(size=(2, 1000)) * 300, np.cumsum(rng.normal(size=(2, 1000)) * 0.013, axis=1)):
+        path = "M " + " L ".join(f"{a:.6f} {b:.6f} " for a, b in zip(x, y, strict=True))
+        short = plotting._short_path(path)
+        assert np.abs(points_of(short) - np.stack([x, y], axis=1)).max() <= 0.0051
+        assert len(short) < 0.7 * len(path)
+    whole = "M 1 2 L 3 4 L 3 -0.5 z L 0.25 0.5 z M 7 8 Q 1 1 2 2 Q 3 3 -0.001 4 C 1 2 3 4 5 6 z"
+    short = plotting._short_path(whole)
+    assert short == "M1 2l2 2 0-4.5zl-.75-1.5zM7 8q-6-7-5-6 1 1-2 2c1-2 3 0 5 2z"
+    assert np.allclose(points_of(short), points_of(whole), atol=0.0051)
+    with pytest.raises(RuntimeError, match="wrote a path with 'S'"):
+        plotting._short_path("M 0 0 S 1 2 3 4")
+
+
+@pytest.mark.parametrize("colours", [2, 256, 400])
+def test_an_image_in_a_figure_keeps_every_pixel(colours):
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 256, (colours, 4), dtype=np.uint8)
+    pixels = table[rng.permutation(np.arange(60 * 70) % colours).reshape(60, 70)]  # (60, 70, 4)
+    whole = io.BytesIO()
+    Image.fromarray(pixels, "RGBA").save(whole, format="png")
+    address = plotting._small_png(base64.b64encode(whole.getvalue()).decode())
+    png = base64.b64decode(address.removeprefix("data:image/png;base64,"))
+    with Image.open(io.BytesIO(png)) as small:
+        assert (np.asarray(small.convert("RGBA")) == pixels).all()
+    assert len(png) < (0.5 if colours <= 256 else 1.01) * len(whole.getvalue())
+
+
 def test_descriptions_are_escaped_and_required():
     assert 'aria-label="a &lt;b&gt; &amp; &quot;c&quot;"' in draw('a <b> & "c"').html
     fig, _ = plotting.figure()
@@ -113,9 +163,17 @@ def frame(html, index):
 
 
 def ink(svg):
-    """All that is drawn, without definitions and without the ids that differ from figure to figure."""
+    """All that is drawn; for a reference, what it refers to, since names differ from figure to figure."""
+    shapes = {
+        e.get("id"): [(d.tag, {**d.attrib, "id": ""}) for d in e.iter()] for e in svg.iter() if e.get("id")
+    }
+
+    def meant(value):
+        name = re.fullmatch(r"#(.*)|url\(#(.*)\)", value)
+        return shapes[name[1] or name[2]] if name else value
+
     return [
-        (e.tag, {k: re.sub(r"#f[0-9a-f]{8}-", "#", v) for k, v in e.items() if k not in {"id", "aria-label"}})
+        (e.tag, {k: meant(v) for k, v in e.items() if k not in {"id", "aria-label"}})
         for part in svg
         if not part.tag.endswith("defs")
         for e in part.iter()
