@@ -9,6 +9,7 @@
   ``{one-unit}`` and ``{memory-cell}`` machines to turn (workbench.py).
 - The API pages show the declared shapes as the signature.
 - No page asks another host for a script or a style.
+- Pages are made lighter (lighten.py).
 - What the theme gets wrong for readers with a screen reader, a keyboard or no JavaScript is mended.
 """
 
@@ -310,6 +311,7 @@ def tell_without_scripts(
 def setup(app: Sphinx) -> dict[str, Any]:
     app.setup_extension("finding")
     app.setup_extension("cover")
+    app.setup_extension("lighten")
     app.connect("config-inited", set_cache)
     app.connect("doctree-read", link_equations)
     app.connect("autodoc-process-signature", show_shapes)
