@@ -19,6 +19,7 @@ from tests.support import book_sources
 pytestmark = pytest.mark.book
 
 NOTEBOOKS = [name for name in book_sources.toc_documents(ROOT) if name.startswith("notebooks/")]
+API = [name for name in book_sources.toc_documents(ROOT) if name.startswith("book/api")]
 EQUATIONS = book_sources.labelled_equations(ROOT)
 CHAPTER = "notebooks/05_lstm"
 
@@ -209,7 +210,7 @@ def test_the_chapters_lead_to_the_glossary_once_for_each_word(pages):
 
 def test_an_equation_names_the_pages_that_use_it(pages):
     lists = {
-        "book/api",
+        *API,
         "book/equation_index",
         "book/errata",
         "book/sampler",
@@ -235,7 +236,7 @@ def test_an_equation_names_the_pages_that_use_it(pages):
         found = {
             (HTML / f"{equation.docname}.html").parent.joinpath(link.partition("#")[0]).resolve()
             for link in links(line)
-            if "api.html" not in link
+            if "api/" not in link
         }
         wanted = {(HTML / f"{d}.html").resolve() for d in used.get(label, set()) - {equation.docname}}
         assert found == wanted, label
@@ -245,15 +246,34 @@ def test_an_equation_names_the_pages_that_use_it(pages):
 
 
 def test_a_function_of_the_package_names_its_equations_and_their_chapters(pages):
-    api = pages[HTML / "book" / "api.html"]
-    entries = {dl.find("dt").get("id"): dl for dl in api.iter("dl") if dl.find("dt") is not None}
+    lists = [dl for docname in API for dl in pages[HTML / f"{docname}.html"].iter("dl")]
+    entries = {dl.find("dt").get("id"): dl for dl in lists if dl.find("dt") is not None}
     for label, entry in equations.index().items():
         lines = elements(entries[entry.qualified_name], "function-equation")
         (line,) = [line for line in lines if links(line)[0].endswith(f"#equation-{label}")]
         docname = EQUATIONS[label].docname
         number = re.match(r"notebooks/(\d\d)_", docname)
         where = f"chapter {int(number[1])}" if number else EQUATIONS[label].title
-        assert re.fullmatch(rf"Equation \(\d+(\.\d+)?\) in {re.escape(where)}", text_of(line)), text_of(line)
+        assert re.fullmatch(rf"Equation \((\d+|[A-Z])\.\d+\) in {re.escape(where)}", text_of(line)), text_of(
+            line
+        )
+
+
+def test_an_equation_has_the_number_of_its_chapter_or_the_letter_of_its_page(pages):
+    letters = []
+    for docname in book_sources.toc_documents(ROOT):
+        blocks = [b for b in elements(pages[HTML / f"{docname}.html"], "math") if b.get("id")]
+        shown = [text_of(number) for b in blocks for number in elements(b, "eqno")]
+        numbers = [re.match(r"\((\d+|[A-Z])\.(\d+)\)", text) for text in shown]
+        assert all(numbers), f"{docname}: {shown}"
+        if numbers:
+            (before,) = {number[1] for number in numbers}
+            chapter = re.match(r"notebooks/(\d\d)_", docname)
+            assert before == str(int(chapter[1])) if chapter else before.isalpha(), docname
+            letters += [] if chapter else [before]
+            assert [int(number[2]) for number in numbers] == list(range(1, len(numbers) + 1)), docname
+    assert len(letters) > 3
+    assert len(letters) == len(set(letters))
 
 
 # --- the map and the index --------------------------------------------------------------------
@@ -401,7 +421,7 @@ def test_search_leads_to_the_right_page_at_once(reader, query, pages_wanted):
 def test_the_folds_and_buttons_beside_the_text_have_the_names_that_are_seen(pages):
     page = pages[HTML / "book" / "index.html"]
     folds = [e for e in page.iter("summary") if e.find("span") is not None and not text_of(e)]
-    assert [e.get("aria-label") for e in folds] == ["Pages of The equation sheet"]
+    assert [e.get("aria-label") for e in folds] == ["Pages of The equation sheet", "Pages of The package"]
     (search,) = elements(page, "search-button-field")
     assert search.get("aria-label") is None
     assert text_of(search).startswith("Search")
@@ -581,7 +601,7 @@ def test_on_paper_nothing_is_left_that_only_works_on_a_screen(site, open_page):
 
 
 def test_signatures_show_shapes_as_the_book_writes_them(pages):
-    api = pages[HTML / "book" / "api.html"]
+    api = pages[HTML / "book" / "api" / "1_cells.html"]
     (signature,) = [e for e in api.iter("dt") if e.get("id") == "rnnlib.vanilla.preactivation"]
     shapes = "(x_t: (B, I), h_prev: (B, H), W_xh: (H, I), W_hh: (H, H), b_h: (H))"
     assert shapes in text_of(signature)
@@ -589,7 +609,7 @@ def test_signatures_show_shapes_as_the_book_writes_them(pages):
 
 def test_a_reference_in_brackets_has_one_pair(pages):
     for path, page in pages.items():
-        assert not re.search(r"\(\([\d.]+\)\)", text_of(page.find(".//body"))), path
+        assert not re.search(r"\(\((\d+|[A-Z])\.\d+\)\)", text_of(page.find(".//body"))), path
 
 
 def test_a_press_on_the_title_of_a_solution_opens_it(site, open_page):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import html
 import pickle
 import re
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ LISTS = {
     f"book/{name}" for name in ("api", "equation_index", "errata", "glossary", "map", "sampler", "workbench")
 }
 LISTS.add("book/which_equation")
+LISTS |= {f"book/api/{path.stem}" for path in (ROOT / "book" / "api").glob("*.md")}
 """Pages that refer to much and teach nothing new: as "used in" they would say nothing."""
 
 SEARCH = (
@@ -42,7 +44,7 @@ SEARCH = (
 )
 """Search shows an entry of the index by the title of its page alone; here it names the entry as well."""
 
-BRACKETED = re.compile(r"\([\d.]+\)")
+BRACKETED = re.compile(r"\((\d+|[A-Z])\.\d+\)")
 """How a reference to an equation reads."""
 
 EVERYDAY = {"candidate", "cell", "contraction", "lag", "mask", "memory", "streaming", "window"}
@@ -94,6 +96,17 @@ def gather(app: Sphinx, env: BuildEnvironment) -> list[str]:
     before = getattr(env, "rnnbook_uses", {})
     env.rnnbook_places, env.rnnbook_uses = places, uses
     return sorted({place.docname for label, place in places.items() if before.get(label) != uses.get(label)})
+
+
+def letter_equations(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """On a page that is no chapter the equations count from 1, behind a letter for the page: (A.1)."""
+    letters = iter(string.ascii_uppercase)
+    for docname in sources.toc_documents(Path(app.srcdir)):
+        numbers = env.toc_fignumbers.get(docname, {}).get("displaymath", {})
+        if numbers and not env.toc_secnumbers.get(docname):
+            letter = next(letters)
+            numbers.update({label: (letter, i) for i, label in enumerate(numbers, start=1)})
+    return []
 
 
 def ancestors(node: nodes.Node) -> Iterator[nodes.Element]:
@@ -332,6 +345,7 @@ def box_openers(app: Sphinx, doctree: nodes.document) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_transform(IndexNames)
     app.connect("doctree-read", box_openers)
+    app.connect("env-updated", letter_equations)
     app.connect("env-updated", gather)
     app.connect("doctree-resolved", link_back)
     app.connect("doctree-resolved", link_terms)
