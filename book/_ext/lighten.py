@@ -16,7 +16,7 @@ from typing import Any
 import tinycss2
 from pygments.formatters import HtmlFormatter
 from pygments.styles import get_style_by_name
-from pygments.token import Text
+from pygments.token import STANDARD_TYPES, Text
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.highlighting import PygmentsBridge
@@ -130,7 +130,10 @@ class PlainWordsPlain(HtmlFormatter):
     """Marks only what has another colour or weight than the text of the code around it."""
 
     def _get_css_classes(self, ttype: Any) -> str:
-        plain = all(style.style_for_token(ttype) == style.style_for_token(Text) for style in STYLES)
+        known = ttype
+        while known not in STANDARD_TYPES:  # styles know these only
+            known = known.parent
+        plain = all(style.style_for_token(known) == style.style_for_token(Text) for style in STYLES)
         return "" if plain else super()._get_css_classes(ttype)
 
 
