@@ -64,12 +64,12 @@ test: $(READY)  ## everything: style, types, units with coverage, notebooks, the
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -n 2 --dist loadfile \
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup \
 		--no-loadscope-reorder \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 \
 		--cov=rnnlib --cov-report=term:skip-covered --cov-fail-under=95 \
 		--ignore=notebooks/assignments/release \
-		tests notebooks
+		tests notebooks/assignments
 
 .PHONY: bench
 bench: $(READY)  ## time rnnlib beside torch.nn (ARGS="--device cuda --points A,B --output bench.json")

@@ -39,6 +39,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     of_pages = {item.path for item in items if "built" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: _turn(item, of_pages))
+    for place, item in enumerate(items):
+        item.add_marker(pytest.mark.xdist_group(_group(item, place)))
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
 
@@ -49,20 +51,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _turn(item: pytest.Item, of_pages: set[Path]) -> int:
-    """The longest first: the build and the notebooks. The pages last, when the build they need is there."""
-    if item.path.suffix == ".ipynb":
-        return 1
-    return 0 if item.path.name == "test_book.py" else 3 if item.path in of_pages else 2
+    """The longest first: the build, the assignments and the classroom. The pages when the build is there."""
+    if item.path.name == "test_book.py":
+        return 0
+    if item.path in of_pages:
+        return 4 if item.path.name in SHARED else 3
+    return 1 if item.path.suffix == ".ipynb" or "classroom" in item.path.parts else 2
+
+
+SHARED = {"test_audit.py", "test_pages.py"}
+"""Files of many tests of the same length: workers share them, so that all are busy to the end."""
+
+
+def _group(item: pytest.Item, place: int) -> str:
+    """What one worker runs: a file, or a stretch of a long one."""
+    stretch = f" {place // 8}" if item.path.name in SHARED else ""
+    return f"{item.path}{stretch}"
 
 
 # --- the built pages --------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def built(tmp_path_factory, worker_id) -> Path:
     """The folder of the built pages. The build is strict: any warning fails it.
 
-    Two modules ask for it, and their workers share one folder: the first to come builds, the other waits.
+    All workers share one folder: the first to come builds, the others wait.
     """
     from filelock import FileLock
 
@@ -83,7 +97,7 @@ def built(tmp_path_factory, worker_id) -> Path:
     return HTML
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pages(built) -> dict[Path, ElementTree.Element]:
     """Every built page, parsed."""
     import html5lib
@@ -97,7 +111,7 @@ def pages(built) -> dict[Path, ElementTree.Element]:
     return parsed
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(built):
     """The address of the built book on a local port."""
     measure_pages = _load(ROOT / "tools" / "measure_pages.py")
@@ -130,7 +144,8 @@ def open_page(browser):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, **options)
         contexts.append(context)
         page = context.new_page()
-        page.complaints = []
+        page.complaints, page.responses = [], []
+        page.on("response", lambda response: page.responses.append(response))
         page.on(
             "console", lambda m: page.complaints.append(m.text) if m.type in {"error", "warning"} else None
         )

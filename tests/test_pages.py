@@ -1,4 +1,4 @@
-"""The built pages in a real browser with no network: what a reader sees."""
+"""The built pages in a real browser with no network: what a reader sees, and what is loaded for it."""
 
 from __future__ import annotations
 
@@ -6,25 +6,41 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.rendered import HTML, typeset
-from tests.support import book_sources
+from tests.support import _load, book_sources
 
 pytestmark = pytest.mark.book
 
-PAGES = book_sources.toc_documents(ROOT)
+measure_pages = _load(ROOT / "tools" / "measure_pages.py")
+PAGES = list(dict.fromkeys([*book_sources.toc_documents(ROOT), "search", "genindex"]))
 
 
 @pytest.mark.parametrize("docname", PAGES)
-@pytest.mark.parametrize(("widths", "theme"), [((1280, 1920), "light"), ((390, 768), "dark")])
-def test_a_page_reads_well_without_a_network(site, open_page, docname, widths, theme):
-    page = open_page(f"{site}/{docname}.html", width=widths[0], theme=theme)
+def test_a_page_reads_well_without_a_network_and_is_light(site, open_page, docname):
+    """One visit, on four widths. What is loaded is weighed as it comes."""
+    page = open_page(f"{site}/{docname}.html", width=390, theme="dark")
     source, done, wrong = typeset(page)
     assert done >= source, f"{docname}: {source - done} of {source} equations are not typeset"
     assert wrong == 0, f"{docname}: {wrong} equations have errors"
-    assert page.complaints == []
-    for width in widths:
+    measure_pages.settle(page)
+    requests, size, packed = measure_pages.weight(page.responses)
+    for width, theme in ((390, "dark"), (768, "dark"), (1280, "light"), (1920, "light")):
         page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=theme)
         overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert overflow <= 0, f"{docname}: {overflow} pixels wider than a screen of {width}"
+    assert page.complaints == []
+    frames = page.evaluate(
+        """() => [...document.querySelectorAll('.rnnlib-slider [data-at][style*="none"]')]
+            .reduce((sum, e) => sum + e.outerHTML.length, 0)"""
+    )
+    theme_fonts = [r.url for r in page.responses if "fontawesome" in r.url]
+    assert not theme_fonts, (
+        f"{docname}: {theme_fonts}: a character of an icon lacks in book/assets/icons.woff"
+    )
+    assert requests < 50, f"{docname}: {requests} requests"
+    assert packed < 650_000, f"{docname}: {packed} bytes by gzip, of {size}"
+    still = sum(size.values()) - frames  # without the pictures that a slider keeps hidden
+    assert still < 1_500_000, f"{docname}: {size}, of these {frames} in sliders"
 
 
 def test_a_page_reads_well_from_a_file(built, open_page):

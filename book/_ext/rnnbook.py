@@ -1,7 +1,7 @@
 """The book's own Sphinx extension: it ties pages and package together.
 
-- Notebooks are cached under a folder named by the lock file's and the package's contents, so an
-  upgraded dependency or a changed function is never passed off unexecuted.
+- Notebooks are cached under a folder named by the contents of the lock file, the package and the
+  records of the experiments, so none is passed off unexecuted when one of these has changed.
 - Under every labelled equation stands the function that computes it, one click away.
 - ``{equation-index}`` lists the registry: equation, function, source, tests.
 - ``{agreement-table}`` shows how closely each function agrees with its references.
@@ -45,8 +45,9 @@ from rnnlib import backend, equations
 def cache_key() -> str:
     """A hash of everything a notebook's outputs depend on, apart from the notebook."""
     digest = hashlib.sha256(sys.version.encode())
-    package = sorted(p for p in (ROOT / "rnnlib").rglob("*") if p.suffix in {".py", ".csv"})
-    for path in [ROOT / "requirements.lock", *package]:
+    package = (p for p in (ROOT / "rnnlib").rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    records = (ROOT / "experiments").glob("*.json")
+    for path in [ROOT / "requirements.lock", *sorted(package), *sorted(records)]:
         digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
