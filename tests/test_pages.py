@@ -34,9 +34,7 @@ def test_a_page_reads_well_without_a_network_and_is_light(site, open_page, docna
             .reduce((sum, e) => sum + e.outerHTML.length, 0)"""
     )
     theme_fonts = [r.url for r in page.responses if "fontawesome" in r.url]
-    assert not theme_fonts, (
-        f"{docname}: {theme_fonts}: a character of an icon lacks in book/assets/icons.woff"
-    )
+    assert not theme_fonts, f"{docname}: an icon lacks in book/assets/icons.woff: {theme_fonts}"
     assert requests < 50, f"{docname}: {requests} requests"
     assert packed < 650_000, f"{docname}: {packed} bytes by gzip, of {size}"
     still = sum(size.values()) - frames  # without the pictures that a slider keeps hidden

@@ -31,8 +31,8 @@ NOT_READ = {"fontawesome.js", "searchindex.js", "weights.js"}
 # --- styles -----------------------------------------------------------------------------------
 
 
-def names_in_use(folder: Path) -> tuple[set[str], tuple[str, ...]]:
-    """The classes and ids of all pages with all words of all scripts; the beginnings of composed names."""
+def names_in_use(folder: Path) -> tuple[set[str], re.Pattern[str]]:
+    """The classes and ids of all pages with all words of all scripts; how names that these compose look."""
     names: set[str] = set()
     for page in folder.rglob("*.html"):
         for value in set(re.findall(r"""(?:class|id)=["']([^"']*)["']""", page.read_text(encoding="utf-8"))):
@@ -41,19 +41,22 @@ def names_in_use(folder: Path) -> tuple[set[str], tuple[str, ...]]:
     for script in folder.rglob("*.js"):
         if script.name not in NOT_READ and not {"locales", "mathjax"} & set(script.parts):
             words.update(re.findall(r"[\w-]+", script.read_text(encoding="utf-8")))
-    return names | words, tuple(word for word in words if re.fullmatch(r"[a-z][\w-]*-", word))
+    beginnings = "|".join(sorted(word for word in words if re.fullmatch(r"[a-z][\w-]*-", word)))
+    endings = "|".join(sorted(word for word in words if re.fullmatch(r"-[a-z][\w-]*", word)))
+    return names | words, re.compile(rf"(?:{beginnings}).*|.*(?:{endings})")
 
 
-def can_match(selector: list[Any], names: set[str], beginnings: tuple[str, ...]) -> bool:
-    """Whether all classes and ids of a selector are in use. What stands within ``:is()`` is not looked at."""
+def can_match(selector: list[Any], names: set[str], composed: re.Pattern[str]) -> bool:
+    """Whether all classes and ids of a selector may be in use, apart from those within ``:is()``."""
     for before, token in zip([None, *selector], selector, strict=False):
         of_class = token.type == "ident" and before is not None and before == "."
-        if (of_class or token.type == "hash") and token.value not in names:
-            return token.value.startswith(beginnings)
+        named = of_class or token.type == "hash"
+        if named and token.value not in names and composed.fullmatch(token.value) is None:
+            return False
     return True
 
 
-def prune(rules: list[Any], names: set[str], beginnings: tuple[str, ...]) -> str:
+def prune(rules: list[Any], names: set[str], composed: re.Pattern[str]) -> str:
     """The rules that can match something, and the comments that hold licences."""
     kept = []
     for rule in rules:
@@ -68,11 +71,11 @@ def prune(rules: list[Any], names: set[str], beginnings: tuple[str, ...]) -> str
                     selectors.append([])
                 elif token.type != "comment":
                     selectors[-1].append(token)
-            matching = [tinycss2.serialize(s).strip() for s in selectors if can_match(s, names, beginnings)]
+            matching = [tinycss2.serialize(s).strip() for s in selectors if can_match(s, names, composed)]
             if matching:
                 kept.append(f"{','.join(matching)}{{{tinycss2.serialize(rule.content).strip()}}}")
         elif rule.lower_at_keyword in {"media", "supports"}:
-            inner = prune(tinycss2.parse_rule_list(rule.content, skip_whitespace=True), names, beginnings)
+            inner = prune(tinycss2.parse_rule_list(rule.content, skip_whitespace=True), names, composed)
             kept += [f"@{rule.at_keyword}{tinycss2.serialize(rule.prelude)}{{{inner}}}"] if inner else []
         else:
             kept.append(rule.serialize())
@@ -87,11 +90,14 @@ def prune_styles(app: Sphinx, exception: Exception | None) -> None:
     if exception is not None or app.builder.name != "html":
         return
     folder = Path(app.outdir)
-    names, beginnings = names_in_use(folder)
+    names, composed = names_in_use(folder)
     versions = {}
+    own = {sheet.name for sheet in (Path(app.srcdir) / "book" / "assets").rglob("*.css")}
     for sheet in (folder / "_static").rglob("*.css"):
+        if sheet.name in own:
+            continue
         rules = tinycss2.parse_stylesheet(sheet.read_text(encoding="utf-8"), skip_whitespace=True)
-        text = prune(rules, names, beginnings)
+        text = prune(rules, names, composed)
         sheet.write_text(text, encoding="utf-8")
         versions[sheet.name] = f"?v={zlib.crc32(text.encode()):08x}"
     link = re.compile(r'(href="[^"]*?/?)([\w.-]+\.css)(?:\?\w+=\w+)?"')
