@@ -103,7 +103,7 @@ def letter_equations(app: Sphinx, env: BuildEnvironment) -> list[str]:
     letters = iter(string.ascii_uppercase)
     for docname in sources.toc_documents(Path(app.srcdir)):
         numbers = env.toc_fignumbers.get(docname, {}).get("displaymath", {})
-        if numbers and not env.toc_secnumbers.get(docname):
+        if numbers and not env.toc_secnumbers.get(docname, {}).get(""):
             letter = next(letters)
             numbers.update({label: (letter, i) for i, label in enumerate(numbers, start=1)})
     return []
@@ -345,7 +345,7 @@ def box_openers(app: Sphinx, doctree: nodes.document) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_transform(IndexNames)
     app.connect("doctree-read", box_openers)
-    app.connect("env-updated", letter_equations)
+    app.connect("env-get-updated", letter_equations, priority=900)  # behind Sphinx, which numbers them
     app.connect("env-updated", gather)
     app.connect("doctree-resolved", link_back)
     app.connect("doctree-resolved", link_terms)
