@@ -29,7 +29,7 @@ from rnnlib.cell import Cell, State, replace_unchecked
 from rnnlib.engine import Steps, choose
 from rnnlib.engine.layers import run_layer_back, slabs_of
 from rnnlib.equations import implements
-from rnnlib.unroll import Recomputed, Trajectory, as_state, unroll, whole_lengths
+from rnnlib.unroll import Recomputed, Trajectory, as_state, last_state, unroll, whole_lengths
 
 NetworkT = TypeVar("NetworkT")
 
@@ -631,6 +631,12 @@ class _Inputs:
         """The network on them, from a state."""
         return forward(network, self.xs, state, self.lengths, self.dropout_masks)
 
+    def end(self, network: Cell | Network, state: Any) -> Any:
+        """The network's state after them, from a state before them."""
+        if self.lengths is None and not hasattr(network, "forward"):
+            return last_state(network, self.xs, state)
+        return self.run(network, state).final
+
 
 # --- truncated ----------------------------------------------------------------------------------
 
@@ -767,7 +773,7 @@ def checkpointed_bptt(
     inputs = _Inputs.of(network, xs, lengths, dropout_masks)
     states = [initial]  # in front of every segment
     for start in range(0, T - k, k):
-        states.append(inputs.steps(start, start + k).run(network, states[-1]).final)
+        states.append(inputs.steps(start, start + k).end(network, states[-1]))
 
     d_cell: dict[str, Array] = {}
     d_state, d_xs = d_final, []

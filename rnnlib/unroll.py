@@ -35,7 +35,7 @@ class Trajectory:
     final: State
     caches: Sequence[Any]
     mask: Annotated[Array, "T B"] | None
-    states: tuple[State, ...]
+    states: Sequence[State]
     xs: Annotated[Array, "T B I"]
 
     def along_time(self, name: str) -> Array:
@@ -113,8 +113,28 @@ MANY_NUMBERS = 2**14
 """From T · B · H hidden numbers on, NumPy arrays go through the engine: below, its set-up would not pay."""
 
 
-def _by_engine(cell: Cell, xs: Array, start: State) -> Trajectory | None:
-    """The trajectory by the engine, where the fixed rule of :func:`unroll` says so."""
+@dataclass(frozen=True)
+class _States(Sequence[State]):
+    """The states that the engine stored, as a sequence of tuples."""
+
+    along: tuple[Array, ...]  # (T, B, H) each
+
+    def __len__(self) -> int:
+        return len(self.along[0])
+
+    @overload
+    def __getitem__(self, index: int) -> State: ...
+    @overload
+    def __getitem__(self, index: slice) -> _States: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        part = tuple(states[index] for states in self.along)
+        return _States(part) if isinstance(index, slice) else part
+
+
+def _by_engine(
+    cell: Cell, xs: Array, start: State, keep: bool
+) -> tuple[tuple[Array, ...], list[Array]] | None:
+    """What :func:`rnnlib.engine.layers.run_layer` returns, where the rule of :func:`unroll` calls for it."""
     T, B = xs.shape[:2]
     if is_torch(xs) or xs.dtype not in (np.float32, np.float64) or T * B * cell.hidden_size < MANY_NUMBERS:
         return None
@@ -123,10 +143,19 @@ def _by_engine(cell: Cell, xs: Array, start: State) -> Trajectory | None:
     if slabs is None or loops is differentiable:
         return None
     x = np.ascontiguousarray(xs).reshape(T * B, -1)
-    rows, ends = run_layer(slabs.layer, steps, x, *start, *slabs.weights, loops=loops, keep=True)
-    along = [r.reshape(T, B, -1) for r in rows[: len(start)]]
-    states = tuple(zip(*along, strict=True))
-    return Trajectory(along[0], start, tuple(ends), Recomputed(cell, xs, start, rows), None, states, xs)
+    return run_layer(slabs.layer, steps, x, *start, *slabs.weights, loops=loops, keep=keep)
+
+
+def last_state(cell: Cell, xs: Annotated[Array, "T B I"], initial: State | Array | None = None) -> State:
+    """The state after all steps, where nothing else of :func:`unroll` is wanted: the engine keeps nothing.
+
+    Args:
+        cell: the cell.
+        xs: inputs, (T, B, I).
+        initial: the state before the first step, as :func:`unroll` takes it.
+    """
+    found = _by_engine(cell, xs, initial_state(cell, xs, initial), keep=False)
+    return unroll(cell, xs, initial).final if found is None else tuple(found[1])
 
 
 def as_state(where: str, cell: Cell, state: State | Array, names: Sequence[str], like: Array) -> State:
@@ -248,8 +277,11 @@ def unroll(
         )
     xp = backend_of(xs)
     start = state = initial_state(cell, xs, initial)
-    if lengths is None and (trajectory := _by_engine(cell, xs, start)) is not None:
-        return trajectory
+    if lengths is None and (found := _by_engine(cell, xs, start, keep=True)) is not None:
+        rows, ends = found
+        along = tuple(states.reshape(*xs.shape[:2], -1) for states in rows[: len(start)])  # (T, B, H) each
+        made_anew = Recomputed(cell, xs, start, rows)
+        return Trajectory(along[0], start, tuple(ends), made_anew, None, _States(along), xs)
     mask = None if lengths is None else mask_from_lengths(lengths, xs)  # (T, B)
     if mask is not None:  # zeros for the padding: not even an infinity there may touch a gradient
         xs = xp.where(mask[:, :, None] > 0, xs, xp.zeros_like(xs))

@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnnlib import engine, nn
-from rnnlib.bptt import Meter, bptt, parameters_of
+from rnnlib.bptt import Meter, bptt, checkpointed_bptt, parameters_of
 from rnnlib.engine import Steps, choose, compiled, differentiable, plain
 from rnnlib.engine.layers import GRU_LAYERS, LSTM_LAYERS, RNN_LAYERS, run_layer, run_layer_back, slabs_of
 from rnnlib.gru import GRUCell, ResetAfterGRUCell
 from rnnlib.initialisation import random_vanilla_cell
 from rnnlib.lstm import LSTMCell
-from rnnlib.unroll import MANY_NUMBERS, Recomputed, unroll
+from rnnlib.unroll import MANY_NUMBERS, Recomputed, last_state, unroll
 from rnnlib.vanilla import VanillaCell
 from tests.support import relative_error
 
@@ -289,10 +289,23 @@ class TestTheEquationsAreTheOracle:
         for start, stop in [(0, 60), (0, 20), (17, 60)]:
             window, reference = trajectory.window(start, stop), literal.window(start, stop)
             assert_same([*window.final, *window.initial], [*reference.final, *reference.initial], 1e-11)
+            assert len(window.states) == stop - start
+            assert_same(window.states[3], reference.states[3], 1e-11)
             actual = bptt(cell, window, d_hs[start:stop], d_final)
             expected = bptt(cell, reference, d_hs[start:stop], d_final)
             assert_same([actual.d_xs, *actual.d_initial], [expected.d_xs, *expected.d_initial], 1e-11)
             assert_same(parameters_of(actual.d_cell).values(), parameters_of(expected.d_cell).values(), 1e-11)
+
+    @pytest.mark.parametrize("cell_type", CELLS)
+    def test_where_only_the_last_state_is_wanted(self, cell_type):
+        cell, xs, state, d_hs, d_final = long_problem(cell_type)
+        with engine.using("differentiable"):
+            expected = unroll(cell, xs, state).final
+            d_expected = bptt(cell, unroll(cell, xs, state), d_hs, d_final)
+        assert_same(last_state(cell, xs, state), expected, 1e-11)
+        assert_same(last_state(cell, xs[:5], state), unroll(cell, xs[:5], state).final, 1e-14)
+        actual = checkpointed_bptt(cell, xs, d_hs, state, segment=58, d_final=d_final)
+        assert_same([actual.d_xs, *actual.d_initial], [d_expected.d_xs, *d_expected.d_initial], 1e-11)
 
     def test_relu_too(self):
         cell, *others = long_problem(VanillaCell)
