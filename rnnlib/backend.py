@@ -44,6 +44,7 @@ class NumPyBackend:
     log1p: Callable[..., Any] = staticmethod(np.log1p)
     sqrt: Callable[..., Any] = staticmethod(np.sqrt)
     abs: Callable[..., Any] = staticmethod(np.abs)
+    round: Callable[..., Any] = staticmethod(np.round)
     tanh: Callable[..., Any] = staticmethod(np.tanh)
     where: Callable[..., Any] = staticmethod(np.where)
     einsum: Callable[..., Any] = staticmethod(np.einsum)
@@ -207,6 +208,7 @@ class TorchBackend:
         self.log1p: Callable[..., Any] = torch.log1p
         self.sqrt: Callable[..., Any] = torch.sqrt
         self.abs: Callable[..., Any] = torch.abs
+        self.round: Callable[..., Any] = torch.round
         self.tanh: Callable[..., Any] = torch.tanh
         self.where: Callable[..., Any] = torch.where
         self.einsum: Callable[..., Any] = torch.einsum

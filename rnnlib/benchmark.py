@@ -31,7 +31,7 @@ import torch
 from torch.utils.benchmark import Timer
 
 import rnnlib
-from rnnlib import nn
+from rnnlib import nn, speed
 from rnnlib.backend import check_choice, check_count
 
 
@@ -126,8 +126,7 @@ def operations(cell: str, point: Point, mode: str) -> int:
     """
     check_choice("operations", "cell", cell, tuple(GATES))
     check_choice("operations", "mode", mode, MODES)
-    forward = 2 * point.T * point.B * (point.I + point.H) * GATES[cell] * point.H
-    return 3 * forward if mode == "train" else forward
+    return speed.operations(cell.removesuffix("-reset-before"), *point, train=mode == "train")
 
 
 def _seconds(step: Callable[[], Any], threads: int, repetitions: int) -> float:

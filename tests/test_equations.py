@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnnlib import bidirectional, equations, initialisation, scan, sharing, speech, vanilla
+from rnnlib import bidirectional, equations, initialisation, scan, sharing, speech, speed, vanilla
 from rnnlib.backend import Array, _entries, _resolve, _terms, check_arrays, is_array, shape_of
 from rnnlib.unroll import unroll
 from rnnlib.vanilla import VanillaCell
@@ -339,6 +339,25 @@ MAKERS: dict[str, Maker] = {
     },
     "eq-speech-mel": lambda rng: {"f": rng.uniform(0, 8000, 5)},
     "eq-speech-window": lambda rng: {"size": 8},
+    "eq-speed-balance": lambda rng: {"cell": "gru", "H": 256, "peak": 1e11, "bandwidth": 1e10},
+    "eq-speed-bytes": lambda rng: {"cell": "lstm", "B": 2, "H": 3},
+    "eq-speed-exp-error": lambda rng: {"terms": 7},
+    "eq-speed-intensity": lambda rng: {"cell": "gru", "B": 2, "H": 3},
+    "eq-speed-operations": lambda rng: {"cell": "lstm", "T": 4, "B": 2, "I": 3, "H": 5},
+    "eq-speed-roofline": lambda rng: {"intensity": 5.0, "peak": 1e11, "bandwidth": 1e10},
+    "eq-speed-sequence-time": lambda rng: {
+        **dict.fromkeys("TBIH", 3),
+        "cell": "rnn",
+        "machine": speed.Machine(1e11, 1e10, 1e-6),
+        "launches": 2,
+    },
+    "eq-speed-step-time": lambda rng: {
+        "operations": 1e6,
+        "moved": 1e5,
+        "launches": 2,
+        "machine": speed.Machine(1e11, 1e10, 1e-6),
+    },
+    "eq-speed-up": lambda rng: {"share": 0.5, "factor": 3.0},
     "eq-vanilla-ridge": lambda rng: {
         "hs": rng.normal(size=(6, 3)),
         "ys": rng.normal(size=(6, 2)),
