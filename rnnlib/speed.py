@@ -613,7 +613,7 @@ def count_calls(function: Callable[..., Any], *arguments: Any) -> dict[str, int]
     from torch.utils._python_dispatch import TorchDispatchMode
 
     counts: dict[str, int] = {}
-    no_work = {"empty", "new_empty", "empty_like", "detach", "_unsafe_view"}
+    no_work = {"empty", "new_empty", "empty_like", "detach", "_unsafe_view", "unsafe_split"}
 
     class Counter(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

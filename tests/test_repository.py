@@ -212,26 +212,15 @@ def test_the_citation_file_names_the_version():
 
 def test_imports_go_down_the_floors():
     """Each module imports only modules that stand before it in the API pages, as these promise."""
-<<<<<<< HEAD
     pages = [name for name in book_sources.toc_documents(ROOT) if name.startswith("book/api/")]
     text = "".join((ROOT / f"{name}.md").read_text(encoding="utf-8") for name in pages)
-    order = re.findall(r"automodule:: rnnlib\.(\w+)", text)
-    assert {f"{name}.py" for name in order} | {"__init__.py"} == {
-        p.name for p in (ROOT / "rnnlib").glob("*.py")
-    }
-    for path in (ROOT / "rnnlib").glob("*.py"):
-        if path.stem == "__init__":
-=======
-    page = (ROOT / "book" / "api.md").read_text(encoding="utf-8")
-    order = list(
-        dict.fromkeys(re.findall(r"automodule:: rnnlib\.(\w+)", page))
-    )  # engine has modules of its own
+    # The engine has modules of its own.
+    order = list(dict.fromkeys(re.findall(r"automodule:: rnnlib\.(\w+)", text)))
     modules = {p.stem for p in (ROOT / "rnnlib").glob("*.py")} | {"engine"}
     assert {*order, "__init__"} == modules
     for path in [*(ROOT / "rnnlib").glob("*.py"), *(ROOT / "rnnlib" / "engine").glob("*.py")]:
         module = "engine" if path.parent.name == "engine" else path.stem
         if module == "__init__":
->>>>>>> 7c41cc2 (Chapter 13's equations: the loops rearranged, exp and tanh from polynomials, and a model of what a step costs)
             continue
         imported = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
