@@ -88,6 +88,7 @@ PRIMITIVES: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {
     "log1p": (lambda xp, c: xp.log1p(c(1e-9 * A)), each(math.log1p, 1e-9 * A)),
     "sqrt": (lambda xp, c: xp.sqrt(c(A * A)), np.array([[0.3, 1.7, 2.0], [1e-3, 4.0, 0.9]])),
     "abs": (lambda xp, c: xp.abs(c(A)), np.array([[0.3, 1.7, 2.0], [1e-3, 4.0, 0.9]])),
+    "round": (lambda xp, c: xp.round(c(np.append(A, 2.5))), each(round, np.append(A, 2.5))),
     "tanh": (lambda xp, c: xp.tanh(c(A)), each(math.tanh, A)),
     "sigmoid": (lambda xp, c: xp.sigmoid(c(A)), scipy.special.expit(A)),
     "relu": (lambda xp, c: xp.relu(c(A)), np.array([[0.3, 0, 2.0], [1e-3, 0, 0.9]])),

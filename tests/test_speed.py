@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from fractions import Fraction
 
@@ -16,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rnnlib import activations, benchmark, engine, speed
 from rnnlib.engine import Steps
+from tests.conftest import ROOT
 from tests.support import seeds, sizes
 
 NARROW, WIDE = np.finfo(np.float32).eps / 2, np.finfo(np.float64).eps / 2  # unit roundoffs
@@ -406,6 +408,21 @@ def test_the_wrong_kind_of_number_is_named():
         speed.operations("rnn", 1, 1.5, 1, 1)
     with pytest.raises(TypeError, match="Machine: bandwidth is a str"):
         speed.Machine(1, "fast", 1)
+
+
+def test_the_record_of_the_chapter_holds_what_the_chapter_draws():
+    record = json.loads((ROOT / "experiments" / "benchmark_cpu.json").read_text(encoding="utf-8"))
+    assert {"device", "date", "versions", "commands", "records"} <= set(record)
+    assert len(record["commands"]) == len(record["records"])
+    for run in record["records"]:
+        assert run["engine"] in engine.ENGINES
+        assert run["settings"]["threads"] in (1, 2)
+        assert {(r["cell"], r["mode"]) for r in run["results"]} >= {
+            (cell, mode) for cell in speed.CELLS for mode in benchmark.MODES
+        }
+        for r in run["results"]:
+            assert benchmark.POINTS[r["point"]] == tuple(r[size] for size in "TBIH")
+            assert all(0 < c["low"] <= c["ratio"] <= c["high"] for c in r["contenders"].values())
 
 
 def test_the_module_needs_numpy_alone_until_torch_is_counted():
