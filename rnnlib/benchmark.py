@@ -31,7 +31,7 @@ import torch
 from torch.utils.benchmark import Timer
 
 import rnnlib
-from rnnlib import nn, speed
+from rnnlib import engine, nn, speed
 from rnnlib.backend import check_choice, check_count
 
 
@@ -241,7 +241,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         results: the list under ``results`` of a record.
 
     Returns:
-        The lines. ``±`` is half the distance of the quartiles of ``torch.nn again``: the noise.
+        The lines, and one for each cell and mode with the geometric means over its points. ``±`` is
+        half the distance of the quartiles of ``torch.nn again``: the noise.
     """
     shown = [name for name in CONTENDERS if name != "torch.nn"]
     lines = [f"{'cell':<18}{'point':<7}{'mode':<9}" + "".join(f"{name:>16}" for name in shown) + f"{'±':>8}"]
@@ -252,6 +253,10 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             + "".join(f"{r['contenders'][name]['ratio']:>16.2f}" for name in shown)
             + f"{(again['high'] - again['low']) / 2:>8.2f}"
         )
+    for cell, mode in dict.fromkeys((r["cell"], r["mode"]) for r in results):
+        rows = [r["contenders"] for r in results if (r["cell"], r["mode"]) == (cell, mode)]
+        means = [float(np.exp(np.mean([np.log(row[name]["ratio"]) for row in rows]))) for name in shown]
+        lines.append(f"{cell:<18}{'mean':<7}{mode:<9}" + "".join(f"{mean:>16.2f}" for mean in means))
     return "\n".join(lines)
 
 
@@ -357,7 +362,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         results.append(
             {"cell": cell, "point": name, **POINTS[name]._asdict(), "mode": mode, "contenders": contenders}
         )
-    settings = {"threads": options.threads, "rounds": options.rounds, "dtype": "float32"}
+    settings = {
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "dtype": "float32",
+        "engine": engine.asked(),
+    }
     return {**environment(options.device), "settings": settings, "results": results}
 
 

@@ -119,7 +119,17 @@ def test_the_record_of_a_gpu_says_how_and_where_it_was_made():
         assert Point(r["T"], r["B"], r["I"], r["H"]) == POINTS[r["point"]]
         assert tuple(r["contenders"]) == CONTENDERS
         assert all(numbers["seconds"] > 0 for numbers in r["contenders"].values())
-    assert len(benchmark.table(record["results"]).splitlines()) == 1 + len(record["results"])
+    lines = benchmark.table(record["results"]).splitlines()
+    kinds = {(r["cell"], r["mode"]) for r in record["results"]}
+    assert len(lines) == 1 + len(record["results"]) + len(kinds)
+    for line in lines[1 + len(record["results"]) :]:
+        cell, _, mode, *means = line.split()
+        ratios = [
+            r["contenders"]["rnnlib.nn"]["ratio"]
+            for r in record["results"]
+            if (r["cell"], r["mode"]) == (cell, mode)
+        ]
+        assert float(means[1]) == pytest.approx(math.prod(ratios) ** (1 / len(ratios)), abs=0.006)
 
 
 def test_a_record_without_a_mode_has_no_picture_of_it():
