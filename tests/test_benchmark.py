@@ -74,9 +74,10 @@ def test_the_command_writes_a_record_a_table_and_a_picture(monkeypatch, tmp_path
         (cell, mode) for cell in ("rnn", "lstm") for mode in benchmark.MODES
     ]
     assert (found["results"][0]["T"], found["settings"]["rounds"]) == (3, 1)
+    assert found["settings"]["engine"] == "auto"
     assert found["versions"]["torch"] == torch.__version__
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 4
+    assert len(lines) == 1 + 4 + 4  # and the means
     shown = found["results"][3]["contenders"]["rnnlib.nn"]["ratio"]
     assert f"{shown:.2f}" in lines[4].split()
     assert picture.read_bytes().startswith(b"\x89PNG")
