@@ -21,15 +21,11 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from rnnlib.backend import Array, backend_of, check_choice, check_count, checked
 from rnnlib.equations import implements
 from rnnlib.initialisation import check_number
-
-if TYPE_CHECKING:
-    import torch
-
 
 # --- shards ---------------------------------------------------------------------------------------
 
@@ -589,7 +585,7 @@ class World:
 
     rank: int
     size: int
-    device: torch.device
+    device: Any  # a torch.device
 
 
 def _place(environment: Mapping[str, str]) -> tuple[int, int, int]:
@@ -687,7 +683,7 @@ def start(device: str = "cpu", timeout: float = 600.0) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def wrap(model: torch.nn.Module) -> torch.nn.parallel.DistributedDataParallel:
+def wrap(model: Any) -> Any:
     """A module whose gradients are the mean over all processes, and whose streams are its own.
 
     ``DistributedDataParallel`` gives all processes the parameters of the first and, before each forward
@@ -707,7 +703,7 @@ def wrap(model: torch.nn.Module) -> torch.nn.parallel.DistributedDataParallel:
     return DistributedDataParallel(model)
 
 
-def send_around_the_ring(vector: torch.Tensor) -> torch.Tensor:
+def send_around_the_ring(vector: Array) -> Array:
     """:func:`ring_all_reduce` as one worker runs it, with real messages to its neighbours.
 
     Args:

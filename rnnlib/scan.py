@@ -18,10 +18,10 @@ from rnnlib.backend import Array, backend_of, check_choice, check_count, checked
 from rnnlib.equations import implements
 
 Items: TypeAlias = tuple[Array, ...]
-"""The elements of a scan: arrays with the same first axis T."""
+"""The elements of a scan, arrays with the same first axis T."""
 
 Operation: TypeAlias = Callable[[Items, Items], Items]
-"""``operation(later, earlier)``, row by row, associative."""
+"""What a scan applies, ``operation(later, earlier)``, row by row; associative."""
 
 
 # --- pairs --------------------------------------------------------------------------------------

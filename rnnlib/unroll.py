@@ -110,7 +110,10 @@ class Recomputed(Sequence[Any]):
 
 
 MANY_NUMBERS = 2**14
-"""From T · B · H hidden numbers on, NumPy arrays go through the engine: below, its set-up would not pay."""
+"""The number of hidden numbers T · B · H from which NumPy arrays go through the engine.
+
+Below, its set-up would not pay.
+"""
 
 
 @dataclass(frozen=True)

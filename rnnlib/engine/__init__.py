@@ -75,7 +75,10 @@ def _warn_once(text: str) -> None:
 
 
 FEW_ROWS = 32
-"""With fewer rows in all steps together, packing the weights for the compiled loops would not pay."""
+"""The number of rows in all steps together from which the compiled loops run.
+
+With fewer, packing the weights for them would not pay.
+"""
 
 
 def choose(like: Array, steps: Steps) -> ModuleType:
