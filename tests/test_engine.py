@@ -412,6 +412,7 @@ class TestTheChoice:
     def test_without_a_compiler_it_is_the_plain_one(self, monkeypatch):
         monkeypatch.delenv("CC", raising=False)
         monkeypatch.setenv("PATH", "")
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         compiled.problem.cache_clear()
         compiled._library.cache_clear()
         try:
@@ -421,6 +422,14 @@ class TestTheChoice:
         finally:
             compiled.problem.cache_clear()
             compiled._library.cache_clear()
+
+    def test_a_compiler_may_come_as_a_package(self, monkeypatch):
+        monkeypatch.delenv("CC", raising=False)
+        monkeypatch.setenv("PATH", "")
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "ziglang" else None)
+        assert compiled.compiler() == [sys.executable, "-m", "ziglang", "cc"]
+        monkeypatch.setenv("CC", "my-compiler --quick")
+        assert compiled.compiler() == ["my-compiler", "--quick"]
 
     def test_a_compiler_that_fails_is_told_once(self, tmp_path):
         code = (

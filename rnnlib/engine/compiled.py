@@ -11,6 +11,7 @@ import ctypes
 import functools
 import hashlib
 import importlib.resources
+import importlib.util
 import itertools
 import os
 import platform
@@ -49,12 +50,18 @@ class _Steps(ctypes.Structure):
 
 
 def compiler() -> list[str] | None:
-    """The command of the C compiler: ``$CC``, or the first of cc, gcc and clang; None where none is."""
+    """The command of the C compiler, or None where none is.
+
+    ``$CC``, or the first of cc, gcc and clang, or the one in the package ziglang, which
+    ``rnnlib[fast]`` installs.
+    """
     if os.environ.get("CC"):
         return shlex.split(os.environ["CC"])
     for name in ("cc", "gcc", "clang"):
         if (path := shutil.which(name)) is not None:
             return [path]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "cc"]
     return None
 
 
@@ -92,7 +99,7 @@ def build(dtype: str, folder: Path | None = None) -> Path:
     """
     command = compiler()
     if command is None:
-        raise RuntimeError("no C compiler: install one (cc, gcc or clang), or name it in CC")
+        raise RuntimeError("no C compiler: install one (cc, gcc, clang, or rnnlib[fast]), or name it in CC")
     source = importlib.resources.files("rnnlib.engine").joinpath("kernels.c")
     text = source.read_text(encoding="utf-8")
     real, is_double = REALS[dtype]
