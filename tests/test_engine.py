@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from rnnlib import engine, nn
 from rnnlib.bptt import Meter, bptt, checkpointed_bptt, parameters_of
-from rnnlib.engine import Steps, choose, compiled, differentiable, plain
+from rnnlib.engine import Steps, choose, compiled, differentiable, layers, plain
 from rnnlib.engine.layers import GRU_LAYERS, LSTM_LAYERS, RNN_LAYERS, run_layer, run_layer_back, slabs_of
 from rnnlib.gru import GRUCell, ResetAfterGRUCell
 from rnnlib.initialisation import random_vanilla_cell
@@ -378,6 +378,28 @@ class TestTheModules:
         seen = []
         torch.func.vmap(lambda row: seen.append(nn.loops_for(layer, steps, row)) or row)(x)
         assert seen == [differentiable]
+
+
+class TestMemory:
+    def test_too_little_of_it_is_said_before_it_is_taken(self, monkeypatch):
+        cell, xs, *_ = long_problem(LSTMCell)
+        many = np.broadcast_to(xs[:1], (200_000, *xs.shape[1:]))
+        monkeypatch.setattr("rnnlib.engine.layers.free_memory", lambda: 2**28)
+        message = (
+            r"200000 steps of 6 sequences would keep 2\.8 GB, and 0\.3 GB are free: go back through fewer"
+        )
+        with pytest.raises(MemoryError, match=message):
+            unroll(cell, many)
+        module = nn.LSTM(4, 48)
+        with pytest.raises(MemoryError, match="200000 steps of 6 sequences would keep 1"):
+            module(torch.zeros(1, 6, 4).expand(200_000, 6, 4))
+        monkeypatch.setattr("rnnlib.engine.layers.free_memory", lambda: None)  # a system that does not say
+        unroll(cell, many[:1000])
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+    def test_what_is_free_is_less_than_there_is(self):
+        free = layers.free_memory()
+        assert 2**20 < free < 2**50
 
 
 class TestTheChoice:

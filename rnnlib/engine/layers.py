@@ -15,8 +15,10 @@ forward function, then everything that it returned; it returns the gradients of 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from rnnlib.backend import Array, backend_of
@@ -298,6 +300,37 @@ GRU_LAYERS = {  # by reset_after
 }
 
 
+def free_memory() -> int | None:
+    """The bytes of memory that are free, or None where the system does not say."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return None
+    kilobytes = dict(re.findall(r"(\w+): +(\d+) kB", meminfo.read_text(encoding="ascii")))
+    return 1024 * (int(kilobytes["MemAvailable"]) + int(kilobytes["SwapFree"]))
+
+
+def check_memory(steps: Steps, needed: int, device: str) -> None:
+    """Refuse steps whose states do not fit in memory, before the machine slows to a crawl.
+
+    Args:
+        steps: the steps.
+        needed: the bytes of all that a layer keeps of them.
+        device: where; a GPU says itself that it is full.
+
+    Raises:
+        MemoryError: more than is free, with what to do.
+    """
+    if needed < 2**28 or device != "cpu":
+        return
+    free = free_memory()
+    if free is not None and needed > free:
+        raise MemoryError(
+            f"{len(steps.sizes)} steps of {steps.sizes[0]} sequences would keep {needed / 1e9:.1f} GB, and "
+            f"{free / 1e9:.1f} GB are free: go back through fewer steps at once "
+            "(rnnlib.bptt.checkpointed_bptt, or truncated windows), or take fewer sequences"
+        )
+
+
 def blocks_of(steps: Steps, W_hh: Array) -> list[tuple[Steps, int, int]]:
     """The steps in blocks whose slab of gates stays in the cache between the products and the loop.
 
@@ -329,8 +362,12 @@ def run_layer(
     N, H, whole = len(x), states[0].shape[1], loops.whole(steps)
     blocks = [(steps, 0, N)] if whole else blocks_of(steps, weights[1])
     room = 0 if whole else max(last - first for _, first, last in blocks)  # for what is not kept
+    lengths = [N if keep or k == 0 else room for k in range(len(layer.widths))]
+    check_memory(
+        steps, x.itemsize * H * sum(n * w for n, w in zip(lengths, layer.widths, strict=True)), xp.device(x)
+    )
     ends = [xp.copy(state) for state in states]
-    rows = [xp.empty((N if keep or k == 0 else room, w * H), like=x) for k, w in enumerate(layer.widths)]
+    rows = [xp.empty((n, w * H), like=x) for n, w in zip(lengths, layer.widths, strict=True)]
     if whole and not keep:
         rows[1 : layer.states] = ends[1:]  # memories that nobody asks for are overwritten step by step
     for part, first, last in blocks:
