@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,9 @@ from rnnlib.initialisation import random_vanilla_cell
 from rnnlib.lstm import LSTMCell
 from rnnlib.unroll import MANY_NUMBERS, Recomputed, last_state, unroll
 from rnnlib.vanilla import VanillaCell
-from tests.support import relative_error
+from tests.support import _load, relative_error
+
+ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = {
     "RNN tanh": RNN_LAYERS["tanh"],
@@ -154,7 +158,7 @@ class TestTheMachineCode:
     def test_threads_share_the_rows_and_change_no_bit(self, layer, monkeypatch):
         arguments = problem(layer, np.random.default_rng(6), [37, 37, 30, 9], H=20)
         alone = both_ways(layer, compiled, *arguments)
-        monkeypatch.setattr(compiled, "_threads", lambda *_: 3)
+        monkeypatch.setattr(compiled, "threads", lambda *_: 3)
         together = both_ways(layer, compiled, *arguments)
         assert all(a is b is None or np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
@@ -529,3 +533,43 @@ def test_no_warning_is_hidden():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         nn.LSTM(2, 3)(torch.zeros(40, 2, 2))
+
+
+class TestTheRecordOfMemory:
+    """``experiments/memory.py``, which chapter 4 draws."""
+
+    script = _load(ROOT / "experiments" / "memory.py")
+
+    def test_the_script_measures(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(self.script, "SEGMENT", 400)
+        path = tmp_path / "record.json"
+        self.script.main(["--steps", "40", "2000", "--rounds", "1", "--output", str(path)])
+        record = json.loads(path.read_text(encoding="utf-8"))
+        assert [(r["cell"], r["T"]) for r in record["results"]] == [
+            (cell, T) for cell in ("rnn", "lstm") for T in (40, 2000)
+        ]
+        for r in record["results"]:
+            assert set(r["methods"]) == {"full", "checkpointed", "truncated"}
+            known = 4 * r["T"] * 64 * 4
+            for m in r["methods"].values():
+                assert m["memory"] == pytest.approx((m["bytes"] + known / 2) / known)
+                assert m["time"] > 0
+        long = record["results"][-1]["methods"]  # the LSTM's gates, 5 segments of them against one
+        assert long["checkpointed"]["bytes"] < long["full"]["bytes"] / 2
+        assert "T =     2000" in capsys.readouterr().out
+
+    def test_the_three_ways_have_one_gradient(self, monkeypatch):
+        monkeypatch.setattr(self.script, "SEGMENT", 400)
+        rng = np.random.default_rng(0)
+        cell = self.script.lstm_cell(rng)
+        xs, d_hs = rng.standard_normal((2, 1000, 1, 64), dtype=np.float32)
+        d_hs[400:] = 0  # nothing to truncate: what is lost comes from windows behind
+        ways = self.script.methods(cell, xs, d_hs)
+        full = ways["full"]().d_xs
+        assert relative_error(ways["checkpointed"]().d_xs, full) < 1e-4
+        assert relative_error(np.concatenate(ways["truncated"]()), full) < 1e-4
+
+    def test_the_record_is_the_one_that_the_script_writes(self):
+        record = json.loads((ROOT / "experiments" / "memory.json").read_text(encoding="utf-8"))
+        assert {"device", "date", "versions", "settings", "results"} <= set(record)
+        assert {r["T"] for r in record["results"]} == {1_000, 10_000, 100_000, 1_000_000}

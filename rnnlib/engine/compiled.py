@@ -23,7 +23,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rnnlib.backend import Array, backend_of, is_torch
 from rnnlib.engine.plain import input_product
@@ -32,7 +32,7 @@ from rnnlib.engine.steps import Steps
 # No -ffast-math: NaN and infinity mean what they mean. The two flags concern errno and traps only.
 FLAGS = ("-std=gnu11", "-O2", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 REALS = {"float32": ("float", 0), "float64": ("double", 1)}
-_PARALLEL = 2**21  # multiplications that are worth a second thread, a fraction of a millisecond
+_PARALLEL = 2**25  # multiplications that are worth a thread: near half a millisecond, ten times its start
 
 
 class _Steps(ctypes.Structure):
@@ -201,36 +201,52 @@ def _packed(W: Array, gates: int, wide: bool, back: bool = False) -> Array:
     return panels
 
 
-def prepared_back(W_hh: Array, products: Sequence[tuple[int, int]]) -> tuple[Array, ...]:
+class Packed(NamedTuple):
+    """The recurrent weights as the backward loops take them."""
+
+    panels: tuple[Array, ...]
+    threads: int
+
+
+def prepared_back(W_hh: Array, products: Sequence[tuple[int, int]], steps: Steps) -> Packed:
     """The recurrent weights as the backward loops take them, packed once for all blocks of steps.
 
     Args:
         W_hh: the weights, (G · H, H).
         products: which gates make one product of a step, for each product.
+        steps: all steps.
     """
     H = W_hh.shape[1]
-    return tuple(_packed(W_hh[first * H : last * H], 1, wide=True, back=True) for first, last in products)
+    panels = (_packed(W_hh[first * H : last * H], 1, wide=True, back=True) for first, last in products)
+    return Packed(tuple(panels), threads(steps, W_hh))
 
 
-def _threads(x: Array, steps: Steps, multiplications: int) -> int:
-    """How many threads to use: those of torch, or of the machine, where each has enough to do."""
-    if is_torch(x):
+def threads(steps: Steps, W_hh: Array, input_size: int = 0) -> int:
+    """How many threads a loop uses: those of torch, or of the machine, where each has enough to do.
+
+    Args:
+        steps: the steps.
+        W_hh: the recurrent weights, (G · H, H).
+        input_size: the number of inputs, if the loop does the product with them too.
+    """
+    if is_torch(W_hh):
         import torch
 
         allowed = torch.get_num_threads()
     else:
         allowed = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    multiplications = steps.offsets[-1] * W_hh.shape[0] * (W_hh.shape[1] + input_size)
     return max(1, min(allowed, steps.sizes[0] // 4, multiplications // _PARALLEL))
 
 
-def _run(name: str, steps: Steps, like: Array, multiplications: int, *arguments: Any) -> None:
-    """Call a loop for all rows, in as many threads as pay.
+def _run(name: str, steps: Steps, like: Array, count: int, *arguments: Any) -> None:
+    """Call a loop for all rows, shared by threads.
 
     Args:
         name: the function of ``kernels.c``.
         steps: the steps.
         like: an array of the computation.
-        multiplications: how many there are, about.
+        count: the number of threads.
         arguments: what the function takes behind the steps: arrays, numbers, structures, and None for
             an array that is not there.
     """
@@ -243,13 +259,12 @@ def _run(name: str, steps: Steps, like: Array, multiplications: int, *arguments:
         record = _Steps(T, ctypes.addressof(sizes), ctypes.addressof(offsets), steps.reverse, first, last)
         function(ctypes.byref(record), *values)
 
-    count = _threads(like, steps, multiplications)
     bounds = [B * k // count for k in range(count + 1)]
-    threads = [threading.Thread(target=part, args=pair) for pair in itertools.pairwise(bounds[1:])]
-    for thread in threads:
+    others = [threading.Thread(target=part, args=pair) for pair in itertools.pairwise(bounds[1:])]
+    for thread in others:
         thread.start()
     part(bounds[0], bounds[1])
-    for thread in threads:
+    for thread in others:
         thread.join()
 
 
@@ -309,9 +324,17 @@ def _forward(
         *pointers[1:],
         *(_pointer(a) for a in (rows, hs, more)),
     )
-    work = steps.offsets[-1] * W_hh.shape[0] * (H + x.shape[1])
-    _run(name, steps, x, work, layer, *panels[2:], *extra)
+    count = threads(steps, W_hh, 0 if arrays[0] is None else x.shape[1])
+    _run(name, steps, x, count, layer, *panels[2:], *extra)
     return out
+
+
+def whole_back(W_hh: Packed) -> bool:
+    """Whether a backward loop takes all steps at once: with several threads, which then start once.
+
+    Between two blocks the matrix library's own threads would get in their way.
+    """
+    return W_hh.threads > 1
 
 
 def whole(steps: Steps) -> bool:
@@ -392,13 +415,13 @@ def gru_reset_before(
 
 
 def rnn_back(
-    steps: Steps, d_hs: Array | None, d_h_n: Array, W_hh: tuple[Array, ...], hs: Array, relu: bool
+    steps: Steps, d_hs: Array | None, d_h_n: Array, W_hh: Packed, hs: Array, relu: bool
 ) -> tuple[Array, Array]:
     """See :func:`rnnlib.engine.plain.rnn_back`."""
-    xp, (N, H) = backend_of(hs), hs.shape
+    xp, H = backend_of(hs), hs.shape[1]
     d_h, d_a = xp.copy(d_h_n), xp.empty(hs.shape, like=hs)
     d_hs = None if d_hs is None else xp.contiguous(d_hs)
-    _run("rnn_back", steps, hs, N * H * H, H, int(relu), *W_hh, hs, d_hs, d_h, d_a)
+    _run("rnn_back", steps, hs, W_hh.threads, H, int(relu), *W_hh.panels, hs, d_hs, d_h, d_a)
     return d_a, d_h
 
 
@@ -408,15 +431,29 @@ def lstm_back(
     d_h_n: Array,
     d_C_n: Array,
     C_0: Array,
-    W_hh: tuple[Array, ...],
+    W_hh: Packed,
     gates: Array,
     Cs: Array,
 ) -> tuple[Array, Array, Array]:
     """See :func:`rnnlib.engine.plain.lstm_back`."""
-    xp, (N, H) = backend_of(Cs), Cs.shape
+    xp, H = backend_of(Cs), Cs.shape[1]
     d_h, d_C, d_a = xp.copy(d_h_n), xp.copy(d_C_n), xp.empty(gates.shape, like=gates)
     d_hs = None if d_hs is None else xp.contiguous(d_hs)
-    _run("lstm_back", steps, Cs, N * 4 * H * H, H, xp.contiguous(C_0), *W_hh, gates, Cs, d_hs, d_h, d_C, d_a)
+    _run(
+        "lstm_back",
+        steps,
+        Cs,
+        W_hh.threads,
+        H,
+        xp.contiguous(C_0),
+        *W_hh.panels,
+        gates,
+        Cs,
+        d_hs,
+        d_h,
+        d_C,
+        d_a,
+    )
     return d_a, d_h, d_C
 
 
@@ -425,13 +462,13 @@ def gru_back(
     d_hs: Array | None,
     d_h_n: Array,
     h_0: Array,
-    W_hh: tuple[Array, ...],
+    W_hh: Packed,
     gates: Array,
     hs: Array,
     us: Array,
 ) -> tuple[Array, Array, Array]:
     """See :func:`rnnlib.engine.plain.gru_back`."""
-    xp, (N, H) = backend_of(hs), hs.shape
+    xp, H = backend_of(hs), hs.shape[1]
     d_h, d_a, d_u = xp.copy(d_h_n), xp.empty(gates.shape, like=gates), xp.empty(us.shape, like=us)
     scratch = xp.empty((steps.sizes[0], 3 * H), like=hs)
     d_hs = None if d_hs is None else xp.contiguous(d_hs)
@@ -439,10 +476,10 @@ def gru_back(
         "gru_back",
         steps,
         hs,
-        N * 3 * H * H,
+        W_hh.threads,
         H,
         xp.contiguous(h_0),
-        *W_hh,
+        *W_hh.panels,
         gates,
         hs,
         us,
@@ -460,15 +497,29 @@ def gru_reset_before_back(
     d_hs: Array | None,
     d_h_n: Array,
     h_0: Array,
-    W_hh: tuple[Array, ...],
+    W_hh: Packed,
     gates: Array,
     hs: Array,
 ) -> tuple[Array, Array]:
     """See :func:`rnnlib.engine.plain.gru_reset_before_back`."""
-    xp, (N, H) = backend_of(hs), hs.shape
+    xp, H = backend_of(hs), hs.shape[1]
     d_h, d_a = xp.copy(d_h_n), xp.empty(gates.shape, like=gates)
     scratch = xp.empty((steps.sizes[0], H), like=hs)
     d_hs = None if d_hs is None else xp.contiguous(d_hs)
     h_0 = xp.contiguous(h_0)
-    _run("gru_reset_before_back", steps, hs, N * 3 * H * H, H, h_0, *W_hh, gates, hs, d_hs, d_h, d_a, scratch)
+    _run(
+        "gru_reset_before_back",
+        steps,
+        hs,
+        W_hh.threads,
+        H,
+        h_0,
+        *W_hh.panels,
+        gates,
+        hs,
+        d_hs,
+        d_h,
+        d_a,
+        scratch,
+    )
     return d_a, d_h

@@ -399,7 +399,9 @@ def run_layer_back(
     d_states = [xp.copy(d) for d in d_states]
     d_x, d_weights = xp.empty(x.shape, like=x) if needs_d_x else None, None
     blocks = blocks_of(steps, weights[1])
-    weights[1] = loops.prepared_back(weights[1], layer.products)
+    weights[1] = loops.prepared_back(weights[1], layer.products, steps)
+    if loops.whole_back(weights[1]):
+        blocks = [(steps, 0, len(x))]
     for part, first, last in reversed(blocks):
         here = slice(first, last)
         d_after = [d[: part.sizes[0]] for d in d_states]

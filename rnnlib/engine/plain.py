@@ -19,7 +19,12 @@ def whole(steps: Steps) -> bool:
     return False
 
 
-def prepared_back(W_hh: Array, products: Sequence[tuple[int, int]]) -> Array:
+def whole_back(W_hh: Array) -> bool:
+    """Whether a backward loop takes all steps at once: not here either."""
+    return False
+
+
+def prepared_back(W_hh: Array, products: Sequence[tuple[int, int]], steps: Steps) -> Array:
     """The recurrent weights as the backward loops take them: as they are."""
     return W_hh
 
