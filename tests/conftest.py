@@ -36,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     of_pages = {item.path for item in items if "built" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: _turn(item, of_pages))
