@@ -64,7 +64,7 @@ test: $(READY)  ## everything: style, types, units with coverage, notebooks, the
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup \
+	@$(BIN)/python -m pytest -n 2 --dist loadfile \
 		--no-loadscope-reorder \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 \
 		--cov=rnnlib --cov-report=term:skip-covered --cov-fail-under=95 \

@@ -36,12 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     of_pages = {item.path for item in items if "built" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: _turn(item, of_pages))
-    for place, item in enumerate(items):
-        item.add_marker(pytest.mark.xdist_group(_group(item, place)))
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
 
@@ -52,22 +49,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _turn(item: pytest.Item, of_pages: set[Path]) -> int:
-    """The longest first: the build, the assignments and the classroom. The pages when the build is there."""
+    """The longest first: the build, the assignments and the classroom. The pages when the build is there.
+
+    Workers take whole files in this order (``--dist loadfile``). The two longest of pages come last, one
+    for each worker.
+    """
     if item.path.name == "test_book.py":
         return 0
     if item.path in of_pages:
-        return 4 if item.path.name in SHARED else 3
+        return 4 if item.path.name in ("test_audit.py", "test_pages.py") else 3
     return 1 if item.path.suffix == ".ipynb" or "classroom" in item.path.parts else 2
-
-
-SHARED = {"test_audit.py", "test_pages.py"}
-"""Files of many tests of the same length: workers share them, so that all are busy to the end."""
-
-
-def _group(item: pytest.Item, place: int) -> str:
-    """What one worker runs: a file, or a stretch of a long one."""
-    stretch = f" {place // 8}" if item.path.name in SHARED else ""
-    return f"{item.path}{stretch}"
 
 
 # --- the built pages --------------------------------------------------------------------------
