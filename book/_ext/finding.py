@@ -90,9 +90,11 @@ def gather(app: Sphinx, env: BuildEnvironment) -> list[str]:
                 places[block["label"]] = Place(docname, block.astext())
         for xref in tree.findall(addnodes.pending_xref):
             if xref.get("refdomain") == "math" and docname not in LISTS:
-                section = next((n for n in ancestors(xref) if isinstance(n, nodes.section)), None)
-                if section is not None:
-                    uses.setdefault(xref["reftarget"], {}).setdefault(docname, section["ids"][0])
+                # Not the body of an exercise, whose id does not stay (see rnnbook.py).
+                sections = (n["ids"][0] for n in ancestors(xref) if isinstance(n, nodes.section) and n["ids"])
+                anchor = next((a for a in sections if not a.endswith("-content")), None)
+                if anchor is not None:
+                    uses.setdefault(xref["reftarget"], {}).setdefault(docname, anchor)
     before = getattr(env, "rnnbook_uses", {})
     env.rnnbook_places, env.rnnbook_uses = places, uses
     return sorted({place.docname for label, place in places.items() if before.get(label) != uses.get(label)})
