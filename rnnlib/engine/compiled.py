@@ -306,25 +306,26 @@ def _forward(
     hs, rows = out[0], out[-1 if name in ("rnn", "lstm") else 1]  # what the gates go into
     arrays = [None if a is None else xp.contiguous(a) for a in (x, bias, h_0, C_0, b_h)]
     bounds = [0, *itertools.accumulate(gates * H for gates, _ in products)]
+    all_steps = whole(steps)
     panels = [
-        _packed(W[first:last], gates, wide)
+        None if W is None else _packed(W[first:last], gates, wide)
         for (first, last), (gates, wide) in zip(itertools.pairwise(bounds), products, strict=True)
-        for W in (W_ih, W_hh)
+        for W in (W_ih if all_steps else None, W_hh)
     ]
-    if not whole(steps):
+    if not all_steps:
         input_product(x, W_ih, bias, rows)
         arrays[0] = None
     pointers = [_pointer(a) for a in arrays]
     layer = _Layer(
         x.shape[1],
         H,
-        keep or not whole(steps),
+        keep or not all_steps,
         pointers[0],
         *(_pointer(panel) for panel in panels[:2]),
         *pointers[1:],
         *(_pointer(a) for a in (rows, hs, more)),
     )
-    count = threads(steps, W_hh, 0 if arrays[0] is None else x.shape[1])
+    count = threads(steps, W_hh, x.shape[1] if all_steps else 0)
     _run(name, steps, x, count, layer, *panels[2:], *extra)
     return out
 
