@@ -50,7 +50,7 @@ class NumPyBackend:
     einsum: Callable[..., Any] = staticmethod(np.einsum)
     zeros_like: Callable[..., Any] = staticmethod(np.zeros_like)
     ones_like: Callable[..., Any] = staticmethod(np.ones_like)
-    copy: Callable[..., Any] = staticmethod(np.copy)
+    copy: Callable[..., Any] = staticmethod(functools.partial(np.array, order="C"))  # row behind row
     contiguous: Callable[..., Any] = staticmethod(np.ascontiguousarray)
     mm: Callable[..., Any] = staticmethod(np.matmul)
     mul: Callable[..., Any] = staticmethod(np.multiply)
@@ -215,7 +215,7 @@ class TorchBackend:
         self.zeros_like: Callable[..., Any] = torch.zeros_like
         self.ones_like: Callable[..., Any] = torch.ones_like
         self.sigmoid: Callable[..., Any] = torch.sigmoid
-        self.copy: Callable[..., Any] = torch.clone
+        self.copy: Callable[..., Any] = functools.partial(torch.clone, memory_format=torch.contiguous_format)
         self.mm: Callable[..., Any] = torch.mm
         self.mul: Callable[..., Any] = torch.mul
         self.sub: Callable[..., Any] = torch.sub

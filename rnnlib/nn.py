@@ -64,39 +64,34 @@ def as_autocast(x: Tensor) -> Tensor:
     return x if dtype is None or not eligible else x.to(dtype)
 
 
-def loops_for(layer: Layer, steps: Steps, *tensors: Any) -> Any:
-    """The module of rnnlib.engine for these tensors: a fast one, unless something looks over its shoulder.
+def watched(*tensors: Any) -> bool:
+    """Whether something looks over our shoulder and has to see differentiable operations.
 
-    Tracing, ``vmap`` and other transforms of ``torch.func``, and subclasses of ``Tensor`` see the operations
-    that are done, so these have to be the differentiable ones.
+    Tracing does, ``vmap`` and other transforms of ``torch.func``, and subclasses of ``Tensor``.
     """
-    watched = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    plain_types = all(x is None or type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
-    return choose(tensors[0], steps) if layer.in_place and plain_types and not watched else differentiable
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or not all(x is None or type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
+    )
+
+
+def loops_for(layer: Layer, steps: Steps, *tensors: Any) -> Any:
+    """The module of rnnlib.engine for these tensors: a fast one, unless they are :func:`watched`."""
+    return choose(tensors[0], steps) if layer.in_place and not watched(*tensors) else differentiable
 
 
 class LayerFunction(torch.autograd.Function):
-    """A :class:`Layer` with the backward pass derived by hand.
+    """A :class:`Layer` with the backward pass derived by hand, by loops of :mod:`rnnlib.engine`.
 
-    Called as ``LayerFunction.apply(layer, steps, *arguments)``.
+    Called as ``LayerFunction.apply(loops, layer, steps, *arguments)``.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(layer: Layer, steps: Steps, *arguments: Any) -> tuple[Tensor, ...]:
-        loops = loops_for(layer, steps, *arguments)
+    def forward(ctx: Any, loops: Any, layer: Layer, steps: Steps, *arguments: Any) -> tuple[Tensor, ...]:
         (hs, *others), ends = run_layer(layer, steps, *arguments, loops=loops, keep=True)
-        return hs, *ends, *others
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.layer, ctx.steps, *arguments = inputs
-        ends = 1 + ctx.layer.states
-        ctx.mark_non_differentiable(*output[ends:])
-        ctx.set_materialize_grads(False)
-        ctx.argument_count = len(arguments)
-        ctx.save_for_backward(*arguments, output[0], *output[ends:])
+        save(ctx, loops, layer, steps, arguments, (hs, *others))
+        return hs, *ends
 
     @staticmethod
     def backward(ctx: Any, *d_output: Tensor | None) -> tuple[Any, ...]:
@@ -104,12 +99,11 @@ class LayerFunction(torch.autograd.Function):
         arguments, rows = saved[: ctx.argument_count], saved[ctx.argument_count :]
         d_hs, *d_ends = d_output[: 1 + layer.states]
         with without_autocast(arguments[0]):
-            loops = differentiable
+            loops = differentiable if watched(*arguments, *d_output) else ctx.loops
             if torch.is_grad_enabled():
                 # To be differentiated again, what was saved has to depend on the arguments again.
+                loops = differentiable
                 rows, _ = run_layer(layer, steps, *arguments, loops=loops, keep=True)
-            else:
-                loops = loops_for(layer, steps, *arguments, d_hs, *d_ends)
             d_arguments = run_layer_back(
                 layer,
                 steps,
@@ -118,19 +112,55 @@ class LayerFunction(torch.autograd.Function):
                 *arguments,
                 rows=rows,
                 loops=loops,
-                needs_d_x=ctx.needs_input_grad[2],
+                needs_d_x=ctx.needs_input_grad[3],
             )
-        return None, None, *d_arguments
+        return None, None, None, *d_arguments
+
+
+def save(
+    ctx: Any,
+    loops: Any,
+    layer: Layer,
+    steps: Steps,
+    arguments: Sequence[Tensor | None],
+    rows: Sequence[Tensor],
+) -> None:
+    """Keep what the backward pass needs."""
+    ctx.loops, ctx.layer, ctx.steps, ctx.argument_count = loops, layer, steps, len(arguments)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*arguments, *rows)
+
+
+class WatchedLayerFunction(LayerFunction):
+    """:class:`LayerFunction` in the form that the transforms of ``torch.func`` ask for.
+
+    It takes torch longer, and what is kept for the way back has to be an output.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(loops: Any, layer: Layer, steps: Steps, *arguments: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
+        (hs, *others), ends = run_layer(layer, steps, *arguments, loops=loops, keep=True)
+        return hs, *ends, *others
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        loops, layer, steps, *arguments = inputs
+        ends = 1 + layer.states
+        ctx.mark_non_differentiable(*output[ends:])
+        save(ctx, loops, layer, steps, arguments, (output[0], *output[ends:]))
 
 
 def apply_layer(layer: Layer, steps: Steps, *arguments: Any) -> tuple[Tensor, ...]:
     """``hs`` and the last states; where no gradient can be asked for, nothing is kept for one."""
-    if not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments)):
-        loops = loops_for(layer, steps, *arguments)
-        if loops is not differentiable:
-            (hs, *_), ends = run_layer(layer, steps, *arguments, loops=loops, keep=False)
-            return hs, *ends
-    return LayerFunction.apply(layer, steps, *arguments)[: 1 + layer.states]
+    loops = loops_for(layer, steps, *arguments)
+    if loops is differentiable:
+        return WatchedLayerFunction.apply(loops, layer, steps, *arguments)[: 1 + layer.states]
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments):
+        return LayerFunction.apply(loops, layer, steps, *arguments)
+    (hs, *_), ends = run_layer(layer, steps, *arguments, loops=loops, keep=False)
+    return hs, *ends
 
 
 # --- what the modules refuse ------------------------------------------------------------------
@@ -277,8 +307,10 @@ class RecurrentModule(torch.nn.Module):
         Raises:
             TypeError: a parameter is not real floating point any more.
         """
-        values = [getattr(self, name + suffix) for name in self.parameter_names]
+        values = tuple(getattr(self, name + suffix) for name in self.parameter_names)
         check_dtype(self._get_name(), f"the dtype of weight_ih{suffix}", values[0].dtype)
+        if autocast_dtype(values[0].device.type) is None:
+            return values
         return tuple(None if value is None else as_autocast(value) for value in values)
 
     def check_states(
@@ -407,35 +439,41 @@ class RecurrentLayers(RecurrentModule):
         Returns:
             The states h of the last layer in the form of the input, and the final states.
         """
-        weight = self.weights("_l0")[0]
+        weights = [
+            [self.weights(suffix) for suffix in self.suffixes(layer)] for layer in range(self.num_layers)
+        ]
+        weight = weights[0][0][0]
         x, sizes = self.rows(input, weight)  # (N, I)
         packed = input if isinstance(input, PackedSequence) else None
         one_sequence = isinstance(input, Tensor) and input.dim() == 2
         LD, B = self.num_layers * self.directions, sizes[0]
 
         if hx is None:
-            states = self.zero_states(x, (LD, B))
-        elif one_sequence:
-            states = self.check_states(hx, weight, "(num_layers · directions, size)", (LD,))
-            states = tuple(state.unsqueeze(1) for state in states)  # (L · D, 1, H)
+            initial = [self.zero_states(x, (B,))] * LD  # (B, H) each
         else:
-            states = self.check_states(hx, weight, "(num_layers · directions, B, size)", (LD, B))
-        if packed is not None:
-            states = tuple(reorder(state, packed.sorted_indices) for state in states)
+            dims = "(num_layers · directions, size)" if one_sequence else "(num_layers · directions, B, size)"
+            states = self.check_states(hx, weight, dims, (LD,) if one_sequence else (LD, B))
+            if one_sequence:
+                states = tuple(state.unsqueeze(1) for state in states)  # (L · D, 1, H)
+            if packed is not None:
+                states = tuple(reorder(state, packed.sorted_indices) for state in states)
+            initial = list(zip(*states, strict=True))
 
         finals: list[list[Tensor]] = []
-        for layer in range(self.num_layers):
+        for layer, by_direction in enumerate(weights):
             outputs = []
-            for direction, suffix in enumerate(self.suffixes(layer)):
-                initial = [state[len(finals)] for state in states]  # (B, H) each
+            for direction, of_layer in enumerate(by_direction):
                 steps = Steps(sizes, reverse=direction == 1)
-                hs, *ends = apply_layer(self.layer, steps, x, *initial, *self.weights(suffix))
+                hs, *ends = apply_layer(self.layer, steps, x, *initial[len(finals)], *of_layer)
                 outputs.append(hs)
                 finals.append(ends)
             x = torch.cat(outputs, dim=1) if self.bidirectional else outputs[0]  # (N, D · H)
             if self.training and self.dropout > 0 and layer < self.num_layers - 1:
                 x = torch.nn.functional.dropout(x, self.dropout)
-        last = tuple(torch.stack(state) for state in zip(*finals, strict=True))  # (L · D, B, H) each
+        if LD == 1:
+            last = tuple(state.unsqueeze(0) for state in finals[0])  # (1, B, H) each
+        else:
+            last = tuple(torch.stack(state) for state in zip(*finals, strict=True))  # (L · D, B, H) each
 
         if packed is not None:
             last = tuple(reorder(state, packed.unsorted_indices) for state in last)

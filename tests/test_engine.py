@@ -143,6 +143,31 @@ class TestTheLoopsAgree:
             assert not any(np.shares_memory(a, b) for b in arrays[k + 1 :])
 
     @fast
+    @both_kinds
+    @every_layer
+    def test_arrays_may_lie_in_memory_by_columns(self, layer, convert, loops):
+        steps, arguments, d_hs, d_ends = problem(layer, np.random.default_rng(9), [9] * 5)
+        expected = both_ways(layer, differentiable, steps, arguments, d_hs, d_ends)
+        hs = expected[0]
+
+        def by_columns(arrays):
+            return [None if a is None else convert(np.asfortranarray(a)) for a in arrays]
+
+        arguments, (d_hs,), d_ends = by_columns(arguments), by_columns([d_hs]), by_columns(d_ends)
+        actual = both_ways(layer, loops, steps, arguments, d_hs, d_ends)
+        assert_same([None if a is None else np.asarray(a) for a in actual], expected, 1e-11)
+        (hs_only, *_), _ = run_layer(layer, steps, *arguments, loops=loops, keep=False)
+        assert relative_error(np.asarray(hs_only), hs) < 1e-11
+        no_ends = [None] * layer.states
+        rows, _ = run_layer(layer, steps, *arguments, loops=loops, keep=True)
+        results = [
+            run_layer_back(layer, steps, d_hs, no_ends, *arguments, rows=rows, loops=form, needs_d_x=False)
+            for form in (loops, differentiable)
+        ]
+        actual, expected = ([None if a is None else np.asarray(a) for a in found] for found in results)
+        assert_same(actual, expected, 1e-11)
+
+    @fast
     @every_layer
     @pytest.mark.parametrize("sizes", [[9] * 5, [9, 9, 5, 2], [3] * 5])
     def test_inference_gives_the_same_states(self, layer, loops, sizes):

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import importlib.resources
 import importlib.util
-import itertools
+import operator
 import os
 import platform
 import shlex
@@ -20,10 +20,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rnnlib.backend import Array, backend_of, is_torch
 from rnnlib.engine.plain import input_product
@@ -32,18 +31,29 @@ from rnnlib.engine.steps import Steps
 # No -ffast-math: NaN and infinity mean what they mean. The two flags concern errno and traps only.
 FLAGS = ("-std=gnu11", "-O2", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 REALS = {"float32": ("float", 0), "float64": ("double", 1)}
-_PARALLEL = 2**25  # multiplications that are worth a thread: near half a millisecond, ten times its start
+_WORTH_A_THREAD = 2**21  # multiplications: near 30 microseconds, ten times what calling a thread takes
+_WORTH_A_START = 2**25  # where it has to be started first: near half a millisecond
 
 
 class _Steps(ctypes.Structure):
-    _fields_ = [
+    _fields_ = (
         ("T", ctypes.c_int64),
         ("sizes", ctypes.c_void_p),
         ("offsets", ctypes.c_void_p),
-        ("reverse", ctypes.c_int64),
-        ("first", ctypes.c_int64),
-        ("last", ctypes.c_int64),
-    ]
+        *((name, ctypes.c_int64) for name in ("reverse", "first", "last")),
+    )
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("I", "H", "relu", "keep")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("x", "W_x", "W_x_2", "W_h", "W_h_2", "bias", "b_h", "h_0", "C_0")
+        ),
+        *((name, ctypes.c_void_p) for name in ("hs", "Cs", "gates", "us", "scratch")),
+        *((name, ctypes.c_void_p) for name in ("d_hs", "d_h", "d_C", "d_a", "d_u")),
+    )
 
 
 # --- from the source to the library -----------------------------------------------------------
@@ -144,7 +154,37 @@ def _library(dtype: str) -> ctypes.CDLL:
     except OSError as error:
         raise RuntimeError(f"the compiled loops cannot be loaded: {error}") from error
     library.vector_width.restype = ctypes.c_int64
+    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    library.pack.argtypes = [number] * 4 + [pointer, number, number, pointer]
+    library.run.argtypes = [pointer, pointer, pointer, number, pointer]
     return library
+
+
+@functools.cache
+def _lanes(dtype: str) -> int:
+    """The numbers of a vector."""
+    return _library(dtype).vector_width()
+
+
+@functools.cache
+def _loop(dtype: str, name: str) -> int | None:
+    """The address of a function of ``kernels.c``."""
+    return ctypes.cast(getattr(_library(dtype), name), ctypes.c_void_p).value
+
+
+@functools.cache
+def _team() -> int | None:
+    """The address of the function that shares work among torch's own threads, or None where it has others.
+
+    These threads stand ready between two operations of torch; with more beside them, there would be more
+    than processors. The function is what GCC makes of ``#pragma omp parallel``.
+    """
+    import torch
+
+    try:
+        return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, ctypes.c_void_p).value
+    except (OSError, AttributeError):  # torch was built with other threads
+        return None
 
 
 @functools.cache
@@ -167,48 +207,63 @@ def dtype_name(x: Array) -> str:
     return str(x.dtype).removeprefix("torch.")
 
 
-def _pointer(x: Array | None) -> ctypes.c_void_p:
-    if x is None:
-        return ctypes.c_void_p()
-    return ctypes.c_void_p(x.data_ptr() if is_torch(x) else x.ctypes.data)
+def _address_in(like: Array) -> Callable[[Array], int]:
+    """What tells where the numbers of an array lie, for arrays of the same kind."""
+    return operator.methodcaller("data_ptr") if is_torch(like) else operator.attrgetter("ctypes.data")
 
 
-class _Layer(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("I", "H", "keep")),
-        *((name, ctypes.c_void_p) for name in ("x", "W_x", "W_h", "bias", "h_0", "C_0", "b_h")),
-        *((name, ctypes.c_void_p) for name in ("rows", "hs", "more")),
-    ]
+class Panels(NamedTuple):
+    """Weights as the products of the loops read them.
+
+    Attributes:
+        memory: all panels.
+        addresses: where those of each product begin.
+    """
+
+    memory: Array
+    addresses: tuple[int, ...]
 
 
-def _packed(W: Array, gates: int, wide: bool, back: bool = False) -> Array:
-    """The panels of the weights (G · H, K): for a product with Wᵀ, or for one with W on the way back.
+class Product(NamedTuple):
+    """A product of a step.
+
+    Attributes:
+        first: its first gate.
+        gates: how many it makes.
+        wide: whether a panel has two vectors of units of each gate, not one.
+    """
+
+    first: int
+    gates: int
+    wide: bool
+
+
+def _packed(W: Array, H: int, products: Sequence[Product], back: bool = False) -> Panels:
+    """The panels of weights (G · H, K): for products with Wᵀ, or for those with W on the way back.
 
     Args:
         W: the weights.
-        gates: how many gates they have.
-        wide: whether a panel has two vectors of units of each gate, not one.
+        H: the number of units.
+        products: what to pack.
         back: whether it is for the way back.
     """
-    library = _library(dtype_name(W))
-    width = library.vector_width() * (2 if wide else 1)
-    down, across = W.stride() if is_torch(W) else (s // W.itemsize for s in W.strides)
-    K, N, row, column = (*W.shape, down, across) if back else (*W.shape[::-1], across, down)
-    N //= gates
-    panels = backend_of(W).empty((-(-N // width) * width * gates * K,), like=W)
-    numbers = [ctypes.c_int64(n) for n in (K, N, gates, width, row, column)]
-    library.pack(*numbers[:4], _pointer(W), *numbers[4:], _pointer(panels))
-    return panels
+    dtype, size, begin = dtype_name(W), W.itemsize, _address_in(W)(W)
+    down, across = W.stride() if is_torch(W) else (stride // size for stride in W.strides)
+    K, orders, ends = W.shape[1], [], [0]
+    for first, gates, wide in products:
+        width = _lanes(dtype) * (2 if wide else 1)
+        order = (gates * H, K, 1, down, across) if back else (K, H, gates, across, down)
+        orders.append((*order[:3], width, begin + first * H * down * size, *order[3:]))
+        ends.append(ends[-1] + order[0] * -(-order[1] // width) * width * order[2])
+    memory = backend_of(W).empty((ends[-1],), like=W)
+    to = _address_in(memory)(memory)
+    addresses = tuple([to + end * size for end in ends[:-1]])
+    for order, address in zip(orders, addresses, strict=True):
+        _library(dtype).pack(*order, address)
+    return Panels(memory, addresses)
 
 
-class Packed(NamedTuple):
-    """The recurrent weights as the backward loops take them."""
-
-    panels: tuple[Array, ...]
-    threads: int
-
-
-def prepared_back(W_hh: Array, products: Sequence[tuple[int, int]], steps: Steps) -> Packed:
+def prepared_back(W_hh: Array, products: Sequence[tuple[int, int]], steps: Steps) -> Panels:
     """The recurrent weights as the backward loops take them, packed once for all blocks of steps.
 
     Args:
@@ -216,62 +271,46 @@ def prepared_back(W_hh: Array, products: Sequence[tuple[int, int]], steps: Steps
         products: which gates make one product of a step, for each product.
         steps: all steps.
     """
-    H = W_hh.shape[1]
-    panels = (_packed(W_hh[first * H : last * H], 1, wide=True, back=True) for first, last in products)
-    return Packed(tuple(panels), threads(steps, W_hh))
+    parts = [Product(first, last - first, wide=True) for first, last in products]
+    return _packed(W_hh, W_hh.shape[1], parts, back=True)
 
 
-def threads(steps: Steps, W_hh: Array, input_size: int = 0) -> int:
+def threads(steps: Steps, multiplications: int, like: Array) -> int:
     """How many threads a loop uses: those of torch, or of the machine, where each has enough to do.
 
     Args:
         steps: the steps.
-        W_hh: the recurrent weights, (G · H, H).
-        input_size: the number of inputs, if the loop does the product with them too.
+        multiplications: how many the loop does for one row of a step.
+        like: an array of the computation.
     """
-    if is_torch(W_hh):
+    if is_torch(like):
         import torch
 
-        allowed = torch.get_num_threads()
+        allowed, least = torch.get_num_threads(), _WORTH_A_THREAD if _team() else _WORTH_A_START
     else:
-        allowed = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-    multiplications = steps.offsets[-1] * W_hh.shape[0] * (W_hh.shape[1] + input_size)
-    return max(1, min(allowed, steps.sizes[0] // 4, multiplications // _PARALLEL))
+        allowed, least = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1), _WORTH_A_START
+    return max(1, min(allowed, steps.sizes[0] // 4, steps.offsets[-1] * multiplications // least))
 
 
-def _run(name: str, steps: Steps, like: Array, count: int, *arguments: Any) -> None:
+def _run(name: str, steps: Steps, multiplications: int, like: Array, **fields: Array | int | None) -> None:
     """Call a loop for all rows, shared by threads.
 
     Args:
         name: the function of ``kernels.c``.
         steps: the steps.
+        multiplications: how many it does for one row of a step.
         like: an array of the computation.
-        count: the number of threads.
-        arguments: what the function takes behind the steps: arrays, numbers, structures, and None for
-            an array that is not there.
+        fields: the record of ``kernels.c``: arrays, numbers and addresses, and None for an array that is
+            not there.
     """
-    function: Callable[..., Any] = getattr(_library(dtype_name(like)), name)
-    T, B = len(steps.sizes), steps.sizes[0]
-    sizes, offsets = (ctypes.c_int64 * T)(*steps.sizes), (ctypes.c_int64 * T)(*steps.offsets[:-1])
-    values = [_as_argument(x) for x in arguments]
-
-    def part(first: int, last: int) -> None:
-        record = _Steps(T, ctypes.addressof(sizes), ctypes.addressof(offsets), steps.reverse, first, last)
-        function(ctypes.byref(record), *values)
-
-    bounds = [B * k // count for k in range(count + 1)]
-    others = [threading.Thread(target=part, args=pair) for pair in itertools.pairwise(bounds[1:])]
-    for thread in others:
-        thread.start()
-    part(bounds[0], bounds[1])
-    for thread in others:
-        thread.join()
-
-
-def _as_argument(x: Any) -> Any:
-    if isinstance(x, ctypes.Structure):
-        return ctypes.byref(x)
-    return ctypes.c_int64(x) if isinstance(x, int) else _pointer(x)
+    address, dtype = _address_in(like), dtype_name(like)
+    record = _Layer(**{k: x if x is None or isinstance(x, int) else address(x) for k, x in fields.items()})
+    table = steps.table
+    sizes = table.ctypes.data
+    walk = _Steps(len(steps.sizes), sizes, sizes + table.strides[0], steps.reverse)
+    count = threads(steps, multiplications, like)
+    team = _team() if count > 1 and is_torch(like) else None
+    _library(dtype).run(_loop(dtype, name), ctypes.addressof(walk), ctypes.addressof(record), count, team)
 
 
 # --- forward ----------------------------------------------------------------------------------
@@ -279,63 +318,35 @@ def _as_argument(x: Any) -> Any:
 
 def _forward(
     name: str,
-    products: Sequence[tuple[int, bool]],
+    products: Sequence[Product],
     steps: Steps,
     x: Array,
-    h_0: Array,
     W_ih: Array,
     W_hh: Array,
     bias: Array | None,
-    out: Sequence[Array],
     keep: bool,
-    *extra: Any,
-    C_0: Array | None = None,
-    b_h: Array | None = None,
-    more: Array | None = None,
-) -> Sequence[Array]:
+    **fields: Array | int | None,
+) -> None:
     """Run a forward loop.
 
     Args:
         name: the function of ``kernels.c``.
-        products: how many gates each product of a step makes, and whether its panels are wide.
-        steps, x, h_0, W_ih, W_hh, bias, out, keep, C_0, b_h: as the functions below take them.
-        extra: what the function takes behind the layer and the weights.
-        more: see ``kernels.c``.
+        products: the products of a step.
+        steps, x, W_ih, W_hh, bias, keep: as the functions below take them.
+        fields: the rest of the record.
     """
-    xp, H = backend_of(x), h_0.shape[1]
-    hs, rows = out[0], out[-1 if name in ("rnn", "lstm") else 1]  # what the gates go into
-    arrays = [None if a is None else xp.contiguous(a) for a in (x, bias, h_0, C_0, b_h)]
-    bounds = [0, *itertools.accumulate(gates * H for gates, _ in products)]
-    all_steps = whole(steps)
-    panels = [
-        None if W is None else _packed(W[first:last], gates, wide)
-        for (first, last), (gates, wide) in zip(itertools.pairwise(bounds), products, strict=True)
-        for W in (W_ih if all_steps else None, W_hh)
-    ]
-    if not all_steps:
-        input_product(x, W_ih, bias, rows)
-        arrays[0] = None
-    pointers = [_pointer(a) for a in arrays]
-    layer = _Layer(
-        x.shape[1],
-        H,
-        keep or not all_steps,
-        pointers[0],
-        *(_pointer(panel) for panel in panels[:2]),
-        *pointers[1:],
-        *(_pointer(a) for a in (rows, hs, more)),
-    )
-    count = threads(steps, W_hh, x.shape[1] if all_steps else 0)
-    _run(name, steps, x, count, layer, *panels[2:], *extra)
-    return out
-
-
-def whole_back(W_hh: Packed) -> bool:
-    """Whether a backward loop takes all steps at once: with several threads, which then start once.
-
-    Between two blocks the matrix library's own threads would get in their way.
-    """
-    return W_hh.threads > 1
+    H, multiplications = W_hh.shape[1], W_hh.shape[1]
+    panels = _packed(W_hh, H, products)
+    fields |= zip(("W_h", "W_h_2"), panels.addresses, strict=False)
+    if whole(steps):
+        of_x, contiguous = _packed(W_ih, H, products), backend_of(x).contiguous
+        fields |= zip(("W_x", "W_x_2"), of_x.addresses, strict=False)
+        fields["x"], fields["bias"] = contiguous(x), None if bias is None else contiguous(bias)
+        multiplications += x.shape[1]
+    else:
+        input_product(x, W_ih, bias, fields["gates"])
+        keep = True
+    _run(name, steps, multiplications * len(W_hh), x, I=x.shape[1], H=H, keep=keep, **fields)
 
 
 def whole(steps: Steps) -> bool:
@@ -358,7 +369,10 @@ def rnn(
     keep: bool = True,
 ) -> Sequence[Array]:
     """See :func:`rnnlib.engine.plain.rnn`."""
-    return _forward("rnn", ((1, True),), steps, x, h_0, W_ih, W_hh, bias, out, keep, int(relu))
+    h_0 = backend_of(x).contiguous(h_0)
+    fields = {"relu": relu, "h_0": h_0, "hs": out[0], "gates": out[0]}
+    _forward("rnn", (Product(0, 1, True),), steps, x, W_ih, W_hh, bias, keep, **fields)
+    return out
 
 
 def lstm(
@@ -373,9 +387,10 @@ def lstm(
     keep: bool = True,
 ) -> Sequence[Array]:
     """See :func:`rnnlib.engine.plain.lstm`."""
-    return _forward(
-        "lstm", ((2, False), (2, False)), steps, x, h_0, W_ih, W_hh, bias, out, keep, C_0=C_0, more=out[1]
-    )
+    xp, (hs, Cs, gates) = backend_of(x), out
+    fields = {"h_0": xp.contiguous(h_0), "C_0": xp.contiguous(C_0), "hs": hs, "Cs": Cs, "gates": gates}
+    _forward("lstm", (Product(0, 2, False), Product(2, 2, False)), steps, x, W_ih, W_hh, bias, keep, **fields)
+    return out
 
 
 def gru(
@@ -390,9 +405,12 @@ def gru(
     keep: bool = True,
 ) -> Sequence[Array]:
     """See :func:`rnnlib.engine.plain.gru`."""
-    return _forward(
-        "gru", ((2, False), (1, False)), steps, x, h_0, W_ih, W_hh, bias, out, keep, b_h=b_h, more=out[2]
-    )
+    xp, (hs, gates, us) = backend_of(x), out
+    fields = {"h_0": xp.contiguous(h_0), "hs": hs, "gates": gates, "us": us}
+    if b_h is not None:
+        fields["b_h"] = xp.contiguous(b_h)
+    _forward("gru", (Product(0, 2, False), Product(2, 1, False)), steps, x, W_ih, W_hh, bias, keep, **fields)
+    return out
 
 
 def gru_reset_before(
@@ -406,121 +424,108 @@ def gru_reset_before(
     keep: bool = True,
 ) -> Sequence[Array]:
     """See :func:`rnnlib.engine.plain.gru_reset_before`."""
-    scratch = backend_of(x).empty((steps.sizes[0], 2 * h_0.shape[1]), like=x)
-    return _forward(
-        "gru_reset_before", ((2, False), (1, True)), steps, x, h_0, W_ih, W_hh, bias, out, keep, scratch
+    xp, (hs, gates) = backend_of(x), out
+    scratch = xp.empty((steps.sizes[0], 2 * h_0.shape[1]), like=x)
+    fields = {"h_0": xp.contiguous(h_0), "hs": hs, "gates": gates, "scratch": scratch}
+    _forward(
+        "gru_reset_before",
+        (Product(0, 2, False), Product(2, 1, True)),
+        steps,
+        x,
+        W_ih,
+        W_hh,
+        bias,
+        keep,
+        **fields,
     )
+    return out
 
 
 # --- back -------------------------------------------------------------------------------------
 
 
+def _back(
+    name: str,
+    steps: Steps,
+    W_hh: Panels,
+    d_hs: Array | None,
+    d_h: Array,
+    d_a: Array,
+    **fields: Array | int,
+) -> None:
+    """Run a backward loop.
+
+    Args:
+        name: the function of ``kernels.c``.
+        steps, W_hh, d_hs: as the functions below take them.
+        d_h, d_a: as they return them.
+        fields: the rest of the record.
+    """
+    H = d_h.shape[1]
+    if d_hs is not None:
+        fields["d_hs"] = backend_of(d_h).contiguous(d_hs)
+    fields |= zip(("W_h", "W_h_2"), W_hh.addresses, strict=False)
+    _run(name, steps, d_a.shape[1] * H, d_h, H=H, d_h=d_h, d_a=d_a, **fields)
+
+
 def rnn_back(
-    steps: Steps, d_hs: Array | None, d_h_n: Array, W_hh: Packed, hs: Array, relu: bool
+    steps: Steps, d_hs: Array | None, d_h: Array, W_hh: Panels, hs: Array, relu: bool
 ) -> tuple[Array, Array]:
     """See :func:`rnnlib.engine.plain.rnn_back`."""
-    xp, H = backend_of(hs), hs.shape[1]
-    d_h, d_a = xp.copy(d_h_n), xp.empty(hs.shape, like=hs)
-    d_hs = None if d_hs is None else xp.contiguous(d_hs)
-    _run("rnn_back", steps, hs, W_hh.threads, H, int(relu), *W_hh.panels, hs, d_hs, d_h, d_a)
+    xp = backend_of(hs)
+    d_a = xp.empty(hs.shape, like=hs)
+    _back("rnn_back", steps, W_hh, d_hs, d_h, d_a, relu=relu, hs=hs)
     return d_a, d_h
 
 
 def lstm_back(
     steps: Steps,
     d_hs: Array | None,
-    d_h_n: Array,
-    d_C_n: Array,
+    d_h: Array,
+    d_C: Array,
     C_0: Array,
-    W_hh: Packed,
+    W_hh: Panels,
     gates: Array,
     Cs: Array,
 ) -> tuple[Array, Array, Array]:
     """See :func:`rnnlib.engine.plain.lstm_back`."""
-    xp, H = backend_of(Cs), Cs.shape[1]
-    d_h, d_C, d_a = xp.copy(d_h_n), xp.copy(d_C_n), xp.empty(gates.shape, like=gates)
-    d_hs = None if d_hs is None else xp.contiguous(d_hs)
-    _run(
-        "lstm_back",
-        steps,
-        Cs,
-        W_hh.threads,
-        H,
-        xp.contiguous(C_0),
-        *W_hh.panels,
-        gates,
-        Cs,
-        d_hs,
-        d_h,
-        d_C,
-        d_a,
-    )
+    xp, C_0 = backend_of(Cs), backend_of(Cs).contiguous(C_0)
+    d_a = xp.empty(gates.shape, like=gates)
+    _back("lstm_back", steps, W_hh, d_hs, d_h, d_a, C_0=C_0, gates=gates, Cs=Cs, d_C=d_C)
     return d_a, d_h, d_C
 
 
 def gru_back(
     steps: Steps,
     d_hs: Array | None,
-    d_h_n: Array,
+    d_h: Array,
     h_0: Array,
-    W_hh: Packed,
+    W_hh: Panels,
     gates: Array,
     hs: Array,
     us: Array,
 ) -> tuple[Array, Array, Array]:
     """See :func:`rnnlib.engine.plain.gru_back`."""
-    xp, H = backend_of(hs), hs.shape[1]
-    d_h, d_a, d_u = xp.copy(d_h_n), xp.empty(gates.shape, like=gates), xp.empty(us.shape, like=us)
-    scratch = xp.empty((steps.sizes[0], 3 * H), like=hs)
-    d_hs = None if d_hs is None else xp.contiguous(d_hs)
-    _run(
-        "gru_back",
-        steps,
-        hs,
-        W_hh.threads,
-        H,
-        xp.contiguous(h_0),
-        *W_hh.panels,
-        gates,
-        hs,
-        us,
-        d_hs,
-        d_h,
-        d_a,
-        d_u,
-        scratch,
-    )
+    xp, h_0 = backend_of(hs), backend_of(hs).contiguous(h_0)
+    d_a, d_u = xp.empty(gates.shape, like=gates), xp.empty(us.shape, like=us)
+    scratch = xp.empty((steps.sizes[0], gates.shape[1]), like=hs)
+    more = {"us": us, "d_u": d_u, "scratch": scratch}
+    _back("gru_back", steps, W_hh, d_hs, d_h, d_a, h_0=h_0, gates=gates, hs=hs, **more)
     return d_a, d_u, d_h
 
 
 def gru_reset_before_back(
     steps: Steps,
     d_hs: Array | None,
-    d_h_n: Array,
+    d_h: Array,
     h_0: Array,
-    W_hh: Packed,
+    W_hh: Panels,
     gates: Array,
     hs: Array,
 ) -> tuple[Array, Array]:
     """See :func:`rnnlib.engine.plain.gru_reset_before_back`."""
-    xp, H = backend_of(hs), hs.shape[1]
-    d_h, d_a = xp.copy(d_h_n), xp.empty(gates.shape, like=gates)
-    scratch = xp.empty((steps.sizes[0], H), like=hs)
-    d_hs = None if d_hs is None else xp.contiguous(d_hs)
-    h_0 = xp.contiguous(h_0)
-    _run(
-        "gru_reset_before_back",
-        steps,
-        hs,
-        W_hh.threads,
-        H,
-        h_0,
-        *W_hh.panels,
-        gates,
-        hs,
-        d_hs,
-        d_h,
-        d_a,
-        scratch,
-    )
+    xp, h_0 = backend_of(hs), backend_of(hs).contiguous(h_0)
+    d_a = xp.empty(gates.shape, like=gates)
+    more = {"hs": hs, "scratch": xp.empty((steps.sizes[0], hs.shape[1]), like=hs)}
+    _back("gru_reset_before_back", steps, W_hh, d_hs, d_h, d_a, h_0=h_0, gates=gates, **more)
     return d_a, d_h

@@ -5,11 +5,12 @@
  *   along a panel, and the panel stays in the first cache while all rows run along it.
  * - The gates of a block of units are made from their sums at once, before those of the next block.
  * - exp, tanh and the logistic function are polynomials on whole vectors. They keep NaN.
- * - A call does the sequences first..last of every step, for all steps: the rows of a batch never meet, so
+ * - A loop does the sequences first..last of every step, for all steps: the rows of a batch never meet, so
  *   threads take rows, and never wait for each other.
  *
  * REAL is float or double. Vectors are those of GCC and Clang, as wide as the processor's.
  */
+#include <pthread.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -130,12 +131,20 @@ INLINE void values_of_4(fraction a, fraction b, fraction c, fraction d, vec *x, 
 
 int64_t vector_width(void) { return V; }
 
-/* The matrix B (K, G N), anywhere in memory, as panels (K, G, width): `width` columns of each of G parts. */
+/* The matrix B (K, G N), anywhere in memory, as panels (K, G, width): `width` columns of each of G parts. V rows
+ * of B at a time, so that what lies together in memory is read together, by rows or by columns. */
 void pack(int64_t K, int64_t N, int64_t G, int64_t width, const REAL *B, int64_t row, int64_t column, REAL *packed) {
-  for (int64_t first = 0; first < N; first += width)
-    for (int64_t k = 0; k < K; k++)
+  for (int64_t first = 0; first < N; first += width, packed += K * G * width)
+    for (int64_t start = 0; start < K; start += V)
       for (int64_t g = 0; g < G; g++)
-        for (int64_t n = first; n < first + width; n++) *packed++ = n < N ? B[k * row + (g * N + n) * column] : 0;
+        for (int64_t n = 0, rows = least(K - start, V); n < width; n++) {
+          REAL *to = packed + (start * G + g) * width + n;
+          const REAL *from = B + start * row + (g * N + first + n) * column;
+          if (first + n < N)
+            for (int64_t k = 0; k < rows; k++) to[k * G * width] = from[k * row];
+          else
+            for (int64_t k = 0; k < rows; k++) to[k * G * width] = 0;
+        }
 }
 
 /* sum += A (rows, K) panel (K, vectors, V). */
@@ -181,6 +190,10 @@ INLINE void add_panel(const int vectors, int64_t M, int64_t K, const REAL *A, in
                       int64_t ldc) {
   int64_t i = 0;
   for (; i + ROWS <= M; i += ROWS) tile(ROWS, vectors, K, A + i * lda, lda, panel, C + i * ldc, ldc);
+  if (ROWS > 8 && i + 8 <= M) {
+    tile(8, vectors, K, A + i * lda, lda, panel, C + i * ldc, ldc);
+    i += 8;
+  }
   for (; i + 4 <= M; i += 4) tile(4, vectors, K, A + i * lda, lda, panel, C + i * ldc, ldc);
   for (; i < M; i++) tile(1, vectors, K, A + i * lda, lda, panel, C + i * ldc, ldc);
 }
@@ -271,14 +284,16 @@ INLINE int64_t border(const Steps *s, int64_t j, int64_t end) {
     }                                                       \
   } while (0)
 
-/* --- the cells ------------------------------------------------------------------------------
- *
- * Forward: a record says what comes from where. x (N, I) and bias may be NULL. Where x is, `rows`, into
- * which the gates go (those of the vanilla network are its states), holds what the inputs contribute. */
+/* --- the cells ------------------------------------------------------------------------------ */
+
+/* What the loops read and write: one record for all, of which each takes what it needs. x (N, I), bias, b_h and d_hs
+ * may be NULL. If x is NULL, `gates` (the vanilla network's are its states) holds what the inputs contribute. */
 typedef struct {
-  int64_t I, H, keep; /* keep: write the gates and all memories for the way back */
-  const REAL *x, *W_x, *W_h, *bias, *h_0, *C_0, *b_h; /* W_x, W_h: of the first product */
-  REAL *rows, *hs, *more; /* more: Cs of the LSTM (B, H, in place, if not keep), us of the GRU */
+  int64_t I, H, relu, keep;                                        /* keep: write gates and memories for the way back */
+  const REAL *x, *W_x, *W_x_2, *W_h, *W_h_2, *bias, *b_h, *h_0, *C_0; /* W_x_2, W_h_2: of a step's second product */
+  REAL *hs, *Cs, *gates, *us, *scratch;                            /* Cs: (B, H), in place, if not keep */
+  const REAL *d_hs;
+  REAL *d_h, *d_C, *d_a, *d_u; /* d_h (B, H): in, dL/dh_n; out, dL/dh_0; d_C likewise */
 } Layer;
 
 /* The numbers that gate g of G starts from, for the units u .. u + n of m rows, put at place `to` of the slab:
@@ -287,7 +302,7 @@ INLINE void begin(const Layer *l, REAL *slab, int to, int g, int G, int64_t row,
   for (int64_t i = 0; i < m; i++) {
     int64_t at = g * l->H + u;
     vec x = {0};
-    if (n > 0) x = !l->x ? load(l->rows + (row + i) * G * l->H + at, n) : l->bias ? load(l->bias + at, n) : x;
+    if (n > 0) x = !l->x ? load(l->gates + (row + i) * G * l->H + at, n) : l->bias ? load(l->bias + at, n) : x;
     *(unaligned *)(slab + i * SLAB + to * V) = x;
   }
 }
@@ -302,7 +317,7 @@ INLINE void begin(const Layer *l, REAL *slab, int to, int g, int G, int64_t row,
     }
 #define SUM(i, place) (*(const unaligned *)(slab + (i) * SLAB + (place) * V))
 
-void rnn(const Steps *s, const Layer *l, int64_t relu) {
+void rnn(const Steps *s, const Layer *l) {
   FOR_STEPS(j) {
     int64_t H = l->H, middle = border(s, j, end);
     const REAL *kept = before(s, j, s->first, H, l->hs, l->h_0) - s->first * H;
@@ -315,35 +330,35 @@ void rnn(const Steps *s, const Layer *l, int64_t relu) {
             int64_t n = H - u - v * V;
             vec a = SUM(i, v);
             if (n > 0)
-              store(l->hs + (row + b + i) * H + u + v * V, relu ? select(a <= all(0), all(0), a) : tanh_of(a), n);
+              store(l->hs + (row + b + i) * H + u + v * V, l->relu ? select(a <= all(0), all(0), a) : tanh_of(a), n);
           })
   }
 }
 
-/* W_x_2, W_h_2: the weights of candidate and o; those of i and f are in the layer. */
-void lstm(const Steps *s, const Layer *l, const REAL *W_x_2, const REAL *W_h_2) {
+/* The first product is that of i and f, the second that of candidate and o. */
+void lstm(const Steps *s, const Layer *l) {
   FOR_STEPS(j) {
     int64_t H = l->H, middle = border(s, j, end);
     const REAL *kept = before(s, j, s->first, H, l->hs, l->h_0) - s->first * H;
-    const REAL *C_kept = before(s, j, s->first, H, l->more, l->C_0) - s->first * H;
+    const REAL *C_kept = before(s, j, s->first, H, l->Cs, l->C_0) - s->first * H;
     for (int64_t u = 0; u < H; u += V) FOR_CHUNKS_OF_STEP(
         int64_t n = H - u;
         for (int g = 0; g < 4; g++) begin(l, slab, g, g, 4, row + b, m, u, n);
         if (l->x) add_panel_2(m, l->I, x, l->I, l->W_x + u * 2 * l->I, slab, SLAB);
         add_panel_2(m, H, h_prev, H, l->W_h + u * 2 * H, slab, SLAB);
-        if (l->x) add_panel_2(m, l->I, x, l->I, W_x_2 + u * 2 * l->I, slab + 2 * V, SLAB);
-        add_panel_2(m, H, h_prev, H, W_h_2 + u * 2 * H, slab + 2 * V, SLAB);
-        const REAL *C_prev = !l->keep ? l->more : at_start ? l->C_0 : C_kept;
+        if (l->x) add_panel_2(m, l->I, x, l->I, l->W_x_2 + u * 2 * l->I, slab + 2 * V, SLAB);
+        add_panel_2(m, H, h_prev, H, l->W_h_2 + u * 2 * H, slab + 2 * V, SLAB);
+        const REAL *C_prev = !l->keep ? l->Cs : at_start ? l->C_0 : C_kept;
         for (int64_t i = 0; i < m; i++) {
           int64_t at = (row + b + i) * H + u;
           vec i_t, f_t, candidate, o_t;
           values_of_4(logistic_parts(SUM(i, 0)), logistic_parts(SUM(i, 1)), tanh_parts(SUM(i, 2)),
                       logistic_parts(SUM(i, 3)), &i_t, &f_t, &candidate, &o_t);
           vec C_t = f_t * load(C_prev + (b + i) * H + u, n) + i_t * candidate;
-          store(l->more + (l->keep ? at : (b + i) * H + u), C_t, n);
+          store(l->Cs + (l->keep ? at : (b + i) * H + u), C_t, n);
           store(l->hs + at, o_t * tanh_of(C_t), n);
           if (l->keep) {
-            REAL *gates = l->rows + (row + b + i) * 4 * H + u;
+            REAL *gates = l->gates + (row + b + i) * 4 * H + u;
             store(gates, i_t, n);
             store(gates + H, f_t, n);
             store(gates + 2 * H, candidate, n);
@@ -353,9 +368,9 @@ void lstm(const Steps *s, const Layer *l, const REAL *W_x_2, const REAL *W_h_2) 
   }
 }
 
-/* The recurrent product of the candidate has a sum of its own, which the reset gate multiplies. W_x_h, W_h_h:
- * the weights of the candidate; those of r and z are in the layer. */
-void gru(const Steps *s, const Layer *l, const REAL *W_x_h, const REAL *W_h_h) {
+/* The first product is that of r and z. The recurrent product of the candidate has a sum of its own, which the
+ * reset gate multiplies. */
+void gru(const Steps *s, const Layer *l) {
   FOR_STEPS(j) {
     int64_t H = l->H, middle = border(s, j, end);
     const REAL *kept = before(s, j, s->first, H, l->hs, l->h_0) - s->first * H;
@@ -366,8 +381,8 @@ void gru(const Steps *s, const Layer *l, const REAL *W_x_h, const REAL *W_h_h) {
           *(unaligned *)(slab + i * SLAB + 3 * V) = l->b_h ? load(l->b_h + u, n) : (vec){0};
         if (l->x) add_panel_2(m, l->I, x, l->I, l->W_x + u * 2 * l->I, slab, SLAB);
         add_panel_2(m, H, h_prev, H, l->W_h + u * 2 * H, slab, SLAB);
-        if (l->x) add_panel_1(m, l->I, x, l->I, W_x_h + u * l->I, slab + 2 * V, SLAB);
-        add_panel_1(m, H, h_prev, H, W_h_h + u * H, slab + 3 * V, SLAB);
+        if (l->x) add_panel_1(m, l->I, x, l->I, l->W_x_2 + u * l->I, slab + 2 * V, SLAB);
+        add_panel_1(m, H, h_prev, H, l->W_h_2 + u * H, slab + 3 * V, SLAB);
         for (int64_t i = 0; i < m; i++) {
           int64_t at = (row + b + i) * H + u;
           vec r, z;
@@ -375,11 +390,11 @@ void gru(const Steps *s, const Layer *l, const REAL *W_x_h, const REAL *W_h_h) {
           vec candidate = tanh_of(SUM(i, 2) + r * SUM(i, 3));
           store(l->hs + at, (1 - z) * candidate + z * load(h_prev + i * H + u, n), n);
           if (l->keep) {
-            REAL *gates = l->rows + (row + b + i) * 3 * H + u;
+            REAL *gates = l->gates + (row + b + i) * 3 * H + u;
             store(gates, r, n);
             store(gates + H, z, n);
             store(gates + 2 * H, candidate, n);
-            store(l->more + at, SUM(i, 3), n);
+            store(l->us + at, SUM(i, 3), n);
           }
         })
   }
@@ -387,7 +402,7 @@ void gru(const Steps *s, const Layer *l, const REAL *W_x_h, const REAL *W_h_h) {
 
 /* The reset before the product: the gates r and z of all units come first, then the candidates. scratch
  * (B, 2H) holds r ⊙ h_prev and z. */
-void gru_reset_before(const Steps *s, const Layer *l, const REAL *W_x_h, const REAL *W_h_h, REAL *scratch) {
+void gru_reset_before(const Steps *s, const Layer *l) {
   FOR_STEPS(j) {
     int64_t H = l->H, middle = border(s, j, end);
     const REAL *kept = before(s, j, s->first, H, l->hs, l->h_0) - s->first * H;
@@ -397,124 +412,167 @@ void gru_reset_before(const Steps *s, const Layer *l, const REAL *W_x_h, const R
         if (l->x) add_panel_2(m, l->I, x, l->I, l->W_x + u * 2 * l->I, slab, SLAB);
         add_panel_2(m, H, h_prev, H, l->W_h + u * 2 * H, slab, SLAB);
         for (int64_t i = 0; i < m; i++) {
-          REAL *reset = scratch + (b + i) * 2 * H + u;
+          REAL *reset = l->scratch + (b + i) * 2 * H + u;
           vec r, z;
           values_of_2(logistic_parts(SUM(i, 0)), logistic_parts(SUM(i, 1)), &r, &z);
           store(reset, r * load(h_prev + i * H + u, n), n);
           store(reset + H, z, n);
           if (l->keep) {
-            store(l->rows + (row + b + i) * 3 * H + u, r, n);
-            store(l->rows + (row + b + i) * 3 * H + H + u, z, n);
+            store(l->gates + (row + b + i) * 3 * H + u, r, n);
+            store(l->gates + (row + b + i) * 3 * H + H + u, z, n);
           }
         })
     for (int64_t u = 0; u < H; u += 2 * V) FOR_CHUNKS_OF_STEP(
         for (int v = 0; v < 2; v++) begin(l, slab, v, 2, 3, row + b, m, u + v * V, H - u - v * V);
-        if (l->x) add_panel_2(m, l->I, x, l->I, W_x_h + u * l->I, slab, SLAB);
-        add_panel_2(m, H, scratch + b * 2 * H, 2 * H, W_h_h + u * H, slab, SLAB);
+        if (l->x) add_panel_2(m, l->I, x, l->I, l->W_x_2 + u * l->I, slab, SLAB);
+        add_panel_2(m, H, l->scratch + b * 2 * H, 2 * H, l->W_h_2 + u * H, slab, SLAB);
         for (int64_t i = 0; i < m; i++)
           for (int v = 0; v < 2; v++) {
             int64_t w = u + v * V;
             int64_t n = H - w;
             if (n <= 0) continue;
-            vec candidate = tanh_of(SUM(i, v)), z = load(scratch + (b + i) * 2 * H + H + w, n);
+            vec candidate = tanh_of(SUM(i, v)), z = load(l->scratch + (b + i) * 2 * H + H + w, n);
             store(l->hs + (row + b + i) * H + w, (1 - z) * candidate + z * load(h_prev + i * H + w, n), n);
-            if (l->keep) store(l->rows + (row + b + i) * 3 * H + 2 * H + w, candidate, n);
+            if (l->keep) store(l->gates + (row + b + i) * 3 * H + 2 * H + w, candidate, n);
           })
   }
 }
 
-/* Back. d_h (B, H): in, dL/dh_n; out, dL/dh_0; d_C likewise. d_hs may be NULL for zero. */
-void rnn_back(const Steps *s, int64_t H, int64_t relu, const REAL *W, const REAL *hs, const REAL *d_hs, REAL *d_h,
-              REAL *d_a) {
+/* Back, with the weights packed for two vectors a panel. */
+
+void rnn_back(const Steps *s, const Layer *l) {
+  int64_t H = l->H;
   FOR_STEPS_BACK(j) {
     FOR_ROWS(b) {
       int64_t at = (row + b) * H;
       FOR_UNITS(
-        vec h = load(hs + at + u, n), d = load(d_h + b * H + u, n);
-        if (d_hs) d += load(d_hs + at + u, n);
-        store(d_a + at + u, relu ? select(h <= all(0), all(0), d) : d * (1 - h * h), n););
+        vec h = load(l->hs + at + u, n), d = load(l->d_h + b * H + u, n);
+        if (l->d_hs) d += load(l->d_hs + at + u, n);
+        store(l->d_a + at + u, l->relu ? select(h <= all(0), all(0), d) : d * (1 - h * h), n););
     }
-    product(end - s->first, H, H, d_a + (row + s->first) * H, H, W, d_h + s->first * H, H, 0);
+    product(end - s->first, H, H, l->d_a + (row + s->first) * H, H, l->W_h, l->d_h + s->first * H, H, 0);
   }
 }
 
-void lstm_back(const Steps *s, int64_t H, const REAL *C_0, const REAL *W, const REAL *gates, const REAL *Cs,
-               const REAL *d_hs, REAL *d_h, REAL *d_C, REAL *d_a) {
+void lstm_back(const Steps *s, const Layer *l) {
+  int64_t H = l->H;
   FOR_STEPS_BACK(j) {
     FOR_ROWS(b) {
-      const REAL *C_prev = before(s, j, b, H, Cs, C_0), *gate = gates + (row + b) * 4 * H;
+      const REAL *C_prev = before(s, j, b, H, l->Cs, l->C_0), *gate = l->gates + (row + b) * 4 * H;
       int64_t at = (row + b) * H;
-      REAL *d = d_a + 4 * at;
+      REAL *d = l->d_a + 4 * at, *d_C = l->d_C + b * H;
       FOR_UNITS(
         vec i = load(gate + u, n), f = load(gate + H + u, n);
         vec candidate = load(gate + 2 * H + u, n), o = load(gate + 3 * H + u, n);
-        vec tanh_C = tanh_of(load(Cs + at + u, n)), d_h_t = load(d_h + b * H + u, n);
-        if (d_hs) d_h_t += load(d_hs + at + u, n);
-        vec d_C_t = load(d_C + b * H + u, n) + d_h_t * o * (1 - tanh_C * tanh_C);
+        vec tanh_C = tanh_of(load(l->Cs + at + u, n)), d_h_t = load(l->d_h + b * H + u, n);
+        if (l->d_hs) d_h_t += load(l->d_hs + at + u, n);
+        vec d_C_t = load(d_C + u, n) + d_h_t * o * (1 - tanh_C * tanh_C);
         store(d + u, d_C_t * candidate * i * (1 - i), n);
         store(d + H + u, d_C_t * load(C_prev + u, n) * f * (1 - f), n);
         store(d + 2 * H + u, d_C_t * i * (1 - candidate * candidate), n);
         store(d + 3 * H + u, d_h_t * tanh_C * o * (1 - o), n);
-        store(d_C + b * H + u, d_C_t * f, n););
+        store(d_C + u, d_C_t * f, n););
     }
-    product(end - s->first, 4 * H, H, d_a + (row + s->first) * 4 * H, 4 * H, W, d_h + s->first * H, H, 0);
+    product(end - s->first, 4 * H, H, l->d_a + (row + s->first) * 4 * H, 4 * H, l->W_h, l->d_h + s->first * H, H, 0);
   }
 }
 
 /* d_u (N, H): dL/d(the recurrent products of the candidate). scratch (B, 3H). */
-void gru_back(const Steps *s, int64_t H, const REAL *h_0, const REAL *W, const REAL *gates, const REAL *hs,
-              const REAL *us, const REAL *d_hs, REAL *d_h, REAL *d_a, REAL *d_u, REAL *scratch) {
+void gru_back(const Steps *s, const Layer *l) {
+  int64_t H = l->H;
   FOR_STEPS_BACK(j) {
     FOR_ROWS(b) {
-      const REAL *h_prev = before(s, j, b, H, hs, h_0), *gate = gates + (row + b) * 3 * H;
+      const REAL *h_prev = before(s, j, b, H, l->hs, l->h_0), *gate = l->gates + (row + b) * 3 * H;
       int64_t at = (row + b) * H;
-      REAL *d = d_a + 3 * at, *p = scratch + b * 3 * H;
+      REAL *d = l->d_a + 3 * at, *p = l->scratch + b * 3 * H, *d_h = l->d_h + b * H;
       FOR_UNITS(
         vec r = load(gate + u, n), z = load(gate + H + u, n), candidate = load(gate + 2 * H + u, n);
-        vec d_h_t = load(d_h + b * H + u, n);
-        if (d_hs) d_h_t += load(d_hs + at + u, n);
+        vec d_h_t = load(d_h + u, n);
+        if (l->d_hs) d_h_t += load(l->d_hs + at + u, n);
         vec d_a_h = d_h_t * (1 - z) * (1 - candidate * candidate);
-        vec d_a_r = d_a_h * load(us + at + u, n) * r * (1 - r);
+        vec d_a_r = d_a_h * load(l->us + at + u, n) * r * (1 - r);
         vec d_a_z = d_h_t * (load(h_prev + u, n) - candidate) * z * (1 - z);
         store(d + u, d_a_r, n);
         store(d + H + u, d_a_z, n);
         store(d + 2 * H + u, d_a_h, n);
-        store(d_u + at + u, d_a_h * r, n);
+        store(l->d_u + at + u, d_a_h * r, n);
         store(p + u, d_a_r, n);
         store(p + H + u, d_a_z, n);
         store(p + 2 * H + u, d_a_h * r, n);
-        store(d_h + b * H + u, d_h_t * z, n););
+        store(d_h + u, d_h_t * z, n););
     }
-    product(end - s->first, 3 * H, H, scratch + s->first * 3 * H, 3 * H, W, d_h + s->first * H, H, 1);
+    product(end - s->first, 3 * H, H, l->scratch + s->first * 3 * H, 3 * H, l->W_h, l->d_h + s->first * H, H, 1);
   }
 }
 
-/* scratch (B, H). */
-void gru_reset_before_back(const Steps *s, int64_t H, const REAL *h_0, const REAL *W_gates, const REAL *W_candidate,
-                           const REAL *gates, const REAL *hs, const REAL *d_hs, REAL *d_h, REAL *d_a, REAL *scratch) {
+/* The first product is that of the gates, the second that of the candidate. scratch (B, H). */
+void gru_reset_before_back(const Steps *s, const Layer *l) {
+  int64_t H = l->H;
   FOR_STEPS_BACK(j) {
-    REAL *first = d_a + (row + s->first) * 3 * H;
+    REAL *first = l->d_a + (row + s->first) * 3 * H, *d_reset = l->scratch;
     FOR_ROWS(b) {
-      const REAL *gate = gates + (row + b) * 3 * H;
+      const REAL *gate = l->gates + (row + b) * 3 * H;
       int64_t at = (row + b) * H;
       FOR_UNITS(
         vec z = load(gate + H + u, n), candidate = load(gate + 2 * H + u, n);
-        vec d_h_t = load(d_h + b * H + u, n);
-        if (d_hs) d_h_t += load(d_hs + at + u, n);
-        store(d_h + b * H + u, d_h_t, n);
-        store(d_a + 3 * at + 2 * H + u, d_h_t * (1 - z) * (1 - candidate * candidate), n););
+        vec d_h_t = load(l->d_h + b * H + u, n);
+        if (l->d_hs) d_h_t += load(l->d_hs + at + u, n);
+        store(l->d_h + b * H + u, d_h_t, n);
+        store(l->d_a + 3 * at + 2 * H + u, d_h_t * (1 - z) * (1 - candidate * candidate), n););
     }
-    product(end - s->first, H, H, first + 2 * H, 3 * H, W_candidate, scratch + s->first * H, H, 0);
+    product(end - s->first, H, H, first + 2 * H, 3 * H, l->W_h_2, d_reset + s->first * H, H, 0);
     FOR_ROWS(b) {
-      const REAL *h_prev = before(s, j, b, H, hs, h_0), *gate = gates + (row + b) * 3 * H;
-      REAL *d = d_a + (row + b) * 3 * H;
+      const REAL *h_prev = before(s, j, b, H, l->hs, l->h_0), *gate = l->gates + (row + b) * 3 * H;
+      REAL *d = l->d_a + (row + b) * 3 * H, *d_h = l->d_h + b * H;
       FOR_UNITS(
         vec r = load(gate + u, n), z = load(gate + H + u, n), candidate = load(gate + 2 * H + u, n);
-        vec h = load(h_prev + u, n), d_h_t = load(d_h + b * H + u, n), d_reset = load(scratch + b * H + u, n);
-        store(d + u, d_reset * h * r * (1 - r), n);
+        vec h = load(h_prev + u, n), d_h_t = load(d_h + u, n), d_r_h = load(d_reset + b * H + u, n);
+        store(d + u, d_r_h * h * r * (1 - r), n);
         store(d + H + u, d_h_t * (h - candidate) * z * (1 - z), n);
-        store(d_h + b * H + u, d_reset * r + d_h_t * z, n););
+        store(d_h + u, d_r_h * r + d_h_t * z, n););
     }
-    product(end - s->first, 2 * H, H, first, 3 * H, W_gates, d_h + s->first * H, H, 1);
+    product(end - s->first, 2 * H, H, first, 3 * H, l->W_h, l->d_h + s->first * H, H, 1);
   }
+}
+
+/* --- threads -------------------------------------------------------------------------------- */
+
+typedef void Loop(const Steps *, const Layer *);
+typedef struct {
+  Loop *loop;
+  const Steps *steps;
+  const Layer *layer;
+  int64_t parts, next;
+} Job;
+
+/* Do the parts of a job that nobody has taken yet. */
+static void work(void *argument) {
+  Job *job = argument;
+  for (int64_t k; (k = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->parts;) {
+    Steps part = *job->steps;
+    part.first = part.sizes[0] * k / job->parts;
+    part.last = part.sizes[0] * (k + 1) / job->parts;
+    job->loop(&part, job->layer);
+  }
+}
+
+static void *thread(void *job) {
+  work(job);
+  return NULL;
+}
+
+/* A loop for all rows, shared by `count` threads: those that `parallel` lends, which is what OpenMP's compilers call
+ * to start a team, or own ones if it is NULL. If fewer come than were asked for, those do all. */
+void run(Loop *loop, const Steps *s, const Layer *l, int64_t count,
+         void (*parallel)(void (*)(void *), void *, unsigned, unsigned)) {
+  Job job = {loop, s, l, count, 0};
+  if (count > 1 && parallel) {
+    parallel(work, &job, (unsigned)count, 0);
+    return;
+  }
+  pthread_t threads[count];
+  int64_t started = 0;
+  while (started < count - 1 && !pthread_create(threads + started, NULL, thread, &job)) started++;
+  work(&job);
+  for (int64_t k = 0; k < started; k++) pthread_join(threads[k], NULL);
 }

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from rnnlib.backend import Array, backend_of
 from rnnlib.engine import differentiable
-from rnnlib.engine.steps import Steps
+from rnnlib.engine.steps import Steps, carry
 
 Rows: TypeAlias = tuple[Array, ...]
 
@@ -366,17 +366,20 @@ def run_layer(
     check_memory(
         steps, x.itemsize * H * sum(n * w for n, w in zip(lengths, layer.widths, strict=True)), xp.device(x)
     )
-    ends = [xp.copy(state) for state in states]
     rows = [xp.empty((n, w * H), like=x) for n, w in zip(lengths, layer.widths, strict=True)]
-    if whole and not keep:
-        rows[1 : layer.states] = ends[1:]  # memories that nobody asks for are overwritten step by step
+    memories = range(1, layer.states) if whole and not keep else range(0)
+    for k in memories:  # nobody asks for all of them: the last one is overwritten step by step
+        rows[k] = xp.copy(states[k])
+    ends = list(states)
     for part, first, last in blocks:
-        here = [r[first:last] if len(r) == N else r[: last - first] for r in rows]
-        before = [end[: part.sizes[0]] for end in ends]
-        layer.forward(part, x[first:last], *before, *weights, loops=loops, out=here, keep=keep)
-        for end, array, after in zip(ends, rows, here, strict=False):
-            if array is not end:
-                end[: part.sizes[0]] = part.last(after)
+        if part is steps:
+            here, before, x_here = rows, ends, x
+        else:
+            here = [r[first:last] if len(r) == N else r[: last - first] for r in rows]
+            before, x_here = [end[: part.sizes[0]] for end in ends], x[first:last]
+        layer.forward(part, x_here, *before, *weights, loops=loops, out=here, keep=keep)
+        for k, (after, end) in enumerate(zip(here, ends, strict=False)):
+            ends[k] = rows[k] if k in memories else carry(part.last(after), end)
     return tuple(rows), ends
 
 
@@ -393,34 +396,33 @@ def run_layer_back(
 ) -> tuple[Array | None, ...]:
     """The derivatives of :func:`run_layer`, the last block first: those of ``x`` and ``rest``."""
     xp, states, weights = backend_of(x), rest[: layer.states], list(rest[layer.states :])
-    d_states = [xp.zeros_like(s) if d is None else d for d, s in zip(d_ends, states, strict=True)]
+    d_states = [xp.zeros(s.shape, like=s) if d is None else d for d, s in zip(d_ends, states, strict=True)]
     if loops is differentiable:
         return layer.backward(d_hs, *d_states, steps, x, *rest, *rows, loops=loops, needs_d_x=needs_d_x)
-    d_states = [xp.copy(d) for d in d_states]
+    d_states = [d if given is None else xp.copy(d) for d, given in zip(d_states, d_ends, strict=True)]
     d_x, d_weights = xp.empty(x.shape, like=x) if needs_d_x else None, None
     blocks = blocks_of(steps, weights[1])
     weights[1] = loops.prepared_back(weights[1], layer.products, steps)
-    if loops.whole_back(weights[1]):
-        blocks = [(steps, 0, len(x))]
     for part, first, last in reversed(blocks):
-        here = slice(first, last)
-        d_after = [d[: part.sizes[0]] for d in d_states]
-        before = [steps.state_before(first, last, s, r) for s, r in zip(states, rows, strict=False)]
+        here, d_after, before, arrays = slice(first, last), d_states, list(states), [d_hs, x, *rows]
+        if part is not steps:
+            d_after = [d[: part.sizes[0]] for d in d_states]
+            before = [steps.state_before(first, last, s, r) for s, r in zip(states, rows, strict=False)]
+            arrays = [None if array is None else array[here] for array in arrays]
+        d_hs_here, x_here, *rows_here = arrays
         d_x_here, *d_rest = layer.backward(
-            None if d_hs is None else d_hs[here],
+            d_hs_here,
             *d_after,
             part,
-            x[here],
+            x_here,
             *before,
             *weights,
-            *(r[here] for r in rows),
+            *rows_here,
             loops=loops,
             needs_d_x=needs_d_x,
         )
         if d_x is not None:
             d_x[here] = d_x_here
-        for d, d_before in zip(d_after, d_rest, strict=False):
-            d[:] = d_before
         if d_weights is None:
             d_weights = d_rest[layer.states :]
         else:

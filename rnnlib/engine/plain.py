@@ -1,8 +1,9 @@
 """The loops over time in place: as few operations for each step as there can be, and no new arrays.
 
 The functions are those of :mod:`rnnlib.engine.differentiable`, and return the same. The forward ones
-write it to ``out``. Nothing else that was given to them is overwritten. Every operation writes into a row
-of an array that exists for all steps, so on a GPU a loop can be captured once and replayed.
+write it to ``out``; the backward ones turn ``d_h`` and ``d_C``, the gradients of the last states, into
+those of the initial ones. Nothing else that was given to them is overwritten. Every operation writes into
+a row of an array that exists for all steps, so on a GPU a loop can be captured once and replayed.
 """
 
 from __future__ import annotations
@@ -16,11 +17,6 @@ from rnnlib.engine.steps import Steps, carry
 
 def whole(steps: Steps) -> bool:
     """Whether a forward loop takes all steps at once: not here, a block of them stays in the cache."""
-    return False
-
-
-def whole_back(W_hh: Array) -> bool:
-    """Whether a backward loop takes all steps at once: not here either."""
     return False
 
 
@@ -63,14 +59,13 @@ def rnn(
 
 
 def rnn_back(
-    steps: Steps, d_hs: Array | None, d_h_n: Array, W_hh: Array, hs: Array, relu: bool
+    steps: Steps, d_hs: Array | None, d_h: Array, W_hh: Array, hs: Array, relu: bool
 ) -> tuple[Array, Array]:
     """See :func:`rnnlib.engine.differentiable.rnn_back`."""
     xp = backend_of(hs)
     # The slopes, which become the gradients.
     d_a = xp.where(hs <= 0, xp.zeros_like(hs), xp.ones_like(hs)) if relu else 1 - hs * hs  # (N, H)
     d_as, d_output = steps.split(d_a), None if d_hs is None else steps.split(d_hs)
-    d_h = xp.copy(d_h_n)
     for t in reversed(steps.walk):
         d_a_t = d_as[t]  # (B_t, H)
         d_h_t = d_h[: len(d_a_t)]
@@ -117,8 +112,8 @@ def lstm(
 def lstm_back(
     steps: Steps,
     d_hs: Array | None,
-    d_h_n: Array,
-    d_C_n: Array,
+    d_h: Array,
+    d_C: Array,
     C_0: Array,
     W_hh: Array,
     gates: Array,
@@ -130,7 +125,6 @@ def lstm_back(
     d_output = None if d_hs is None else steps.split(d_hs)
     rows = [steps.split(x) for x in (d_a, C_from_h, gates[:, H : 2 * H], d_a[:, 3 * H :])]
     from_C = steps.split(d_a.reshape(-1, 4, H)[:, :3])  # T of (B_t, 3, H)
-    d_h, d_C = xp.copy(d_h_n), xp.copy(d_C_n)
     for t in reversed(steps.walk):
         d_a_t, C_from_h_t, f_t, d_a_o = (row[t] for row in rows)  # (B_t, ·)
         d_h_t, d_C_t = d_h[: len(d_a_t)], d_C[: len(d_a_t)]
@@ -188,7 +182,7 @@ def _mix(xp, h_tilde: Array, h_prev: Array, z_t: Array, h_t: Array) -> None:  # 
 def gru_back(
     steps: Steps,
     d_hs: Array | None,
-    d_h_n: Array,
+    d_h: Array,
     h_0: Array,
     W_hh: Array,
     gates: Array,
@@ -201,7 +195,6 @@ def gru_back(
     d_output = None if d_hs is None else steps.split(d_hs)
     slabs, triples = steps.split(slab), steps.split(slab.reshape(-1, 3, H))
     zs, to_a_hs = steps.split(gates[:, H : 2 * H]), steps.split(to_a_h)
-    d_h = xp.copy(d_h_n)
     for t in reversed(steps.walk):
         d_h_t = d_h[: len(to_a_hs[t])]  # (B_t, H)
         if d_output is not None:
@@ -247,7 +240,7 @@ def gru_reset_before(
 
 
 def gru_reset_before_back(
-    steps: Steps, d_hs: Array | None, d_h_n: Array, h_0: Array, W_hh: Array, gates: Array, hs: Array
+    steps: Steps, d_hs: Array | None, d_h: Array, h_0: Array, W_hh: Array, gates: Array, hs: Array
 ) -> tuple[Array, Array]:
     """See :func:`rnnlib.engine.differentiable.gru_reset_before_back`."""
     xp, H = backend_of(hs), hs.shape[1]
@@ -257,7 +250,7 @@ def gru_reset_before_back(
     d_output = None if d_hs is None else steps.split(d_hs)
     rows = [steps.split(x) for x in (d_a[:, : 2 * H], *(d_a[:, k * H : (k + 1) * H] for k in range(3)))]
     rows += [steps.split(gates[:, :H]), steps.split(gates[:, H : 2 * H])]
-    d_h, reset = xp.copy(d_h_n), xp.empty(h_0.shape, like=hs)
+    reset = xp.empty(h_0.shape, like=hs)
     for t in reversed(steps.walk):
         d_gates, d_a_r, d_a_z, d_a_h, r_t, z_t = (row[t] for row in rows)  # (B_t, ·)
         d_h_t, d_reset = d_h[: len(r_t)], reset[: len(r_t)]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rnnlib.backend import Array, backend_of
 
@@ -25,10 +29,22 @@ class Steps:
 
     sizes: tuple[int, ...]
     reverse: bool = False
-    offsets: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    offsets: Sequence[int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "offsets", tuple(itertools.accumulate(self.sizes, initial=0)))
+        B = self.sizes[0]
+        if B > 0 and self.uniform:
+            offsets: Sequence[int] = range(0, B * len(self.sizes) + 1, B)
+        else:
+            offsets = tuple(itertools.accumulate(self.sizes, initial=0))
+        object.__setattr__(self, "offsets", offsets)
+
+    @functools.cached_property
+    def table(self) -> NDArray[np.int64]:
+        """``sizes`` and, below them, the first row of every step: (2, T), for loops in machine code."""
+        if isinstance(self.offsets, range):
+            return uniform_table(len(self.sizes), self.sizes[0])
+        return np.array([self.sizes, self.offsets[:-1]], dtype=np.int64)
 
     @property
     def walk(self) -> range:
@@ -81,6 +97,9 @@ class Steps:
             ``first:last``. Its sequences are the first ``sizes[0]`` ones.
         """
         bounds, T = [0], len(self.sizes)
+        if self.offsets[-1] <= rows:
+            yield self, 0, self.offsets[-1]
+            return
         while bounds[-1] < T:
             limit = self.offsets[bounds[-1]] + rows
             bounds.append(max(bounds[-1] + 1, bisect.bisect_right(self.offsets, limit) - 1))
@@ -105,6 +124,14 @@ class Steps:
         if after == len(self.sizes):
             return initial[:B]
         return carry(states[last : last + self.sizes[after]], initial[:B])
+
+
+@functools.lru_cache(maxsize=16)
+def uniform_table(T: int, B: int) -> NDArray[np.int64]:
+    """:attr:`Steps.table` of T steps with B rows each, read-only."""
+    table = np.stack([np.full(T, B, dtype=np.int64), np.arange(T, dtype=np.int64) * B])
+    table.setflags(write=False)
+    return table
 
 
 def carry(new: Array, old: Array) -> Array:
