@@ -186,8 +186,9 @@ class NumPyBackend:
     @staticmethod
     def first_nan(x: Array) -> tuple[int, ...] | None:
         """The index of the first NaN, or None."""
-        nan = np.isnan(x)
-        return tuple(int(i) for i in np.argwhere(nan)[0]) if nan.any() else None
+        if x.size == 0 or not np.isnan(x.max()):  # the largest is NaN where one is: no mask of all of them
+            return None
+        return tuple(int(i) for i in np.argwhere(np.isnan(x))[0])
 
     @staticmethod
     def device(x: Array) -> str:

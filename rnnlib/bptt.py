@@ -776,7 +776,7 @@ def checkpointed_bptt(
         states.append(inputs.steps(start, start + k).end(network, states[-1]))
 
     d_cell: dict[str, Array] = {}
-    d_state, d_xs = d_final, []
+    d_state, d_xs = d_final, None
     for start in reversed(range(0, T, k)):
         stop = min(start + k, T)
         trajectory = inputs.steps(start, stop).run(network, states.pop())
@@ -784,8 +784,10 @@ def checkpointed_bptt(
         part = backward(network, trajectory, d_hs, d_state)
         del trajectory  # before the next one is made
         d_cell, d_state = _added(d_cell, part.d_cell), part.d_initial
-        d_xs.append(part.d_xs)
-    return Gradients(_gradient_record(part.d_cell, d_cell), backend_of(xs).concat(d_xs[::-1]), d_state)
+        if d_xs is None:
+            d_xs = backend_of(xs).empty(xs.shape, like=part.d_xs)
+        d_xs[start:stop] = part.d_xs
+    return Gradients(_gradient_record(part.d_cell, d_cell), d_xs, d_state)
 
 
 def outputs(
