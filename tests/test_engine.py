@@ -180,12 +180,31 @@ class TestTheLoopsAgree:
 @needs_compiler
 class TestTheMachineCode:
     @every_layer
-    def test_threads_share_the_rows_and_change_no_bit(self, layer, monkeypatch):
-        arguments = problem(layer, np.random.default_rng(6), [37, 37, 30, 9], H=20)
-        alone = both_ways(layer, compiled, *arguments)
+    @both_kinds
+    @pytest.mark.parametrize("team", ["torch's", "own"])
+    def test_threads_share_the_rows_and_change_no_bit(self, layer, convert, team, monkeypatch):
+        steps, arguments, d_hs, d_ends = problem(layer, np.random.default_rng(6), [37, 37, 30, 9], H=20)
+        arguments, d_hs, d_ends = as_kind(convert, arguments), convert(d_hs), as_kind(convert, d_ends)
+        alone = both_ways(layer, compiled, steps, arguments, d_hs, d_ends)
         monkeypatch.setattr(compiled, "threads", lambda *_: 3)
-        together = both_ways(layer, compiled, *arguments)
-        assert all(a is b is None or np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+        if team == "own":
+            monkeypatch.setattr(compiled, "_team", lambda: None)
+        together = both_ways(layer, compiled, steps, arguments, d_hs, d_ends)
+        assert all(a is b is None or bool((a == b).all()) for a, b in zip(alone, together, strict=True))
+
+    def test_a_thread_needs_work_and_rows(self, monkeypatch):
+        before = torch.get_num_threads()
+        try:
+            torch.set_num_threads(4)
+            tensor = torch.zeros(1)
+            assert compiled.threads(Steps((64,) * 100), 2**20, tensor) == 4
+            assert compiled.threads(Steps((64,) * 100), 1, tensor) == 1  # too little work
+            assert compiled.threads(Steps((9,) * 1000), 2**20, tensor) == 2  # at least four rows for each
+            assert compiled.threads(Steps((1,) * 1000), 2**20, tensor) == 1
+        finally:
+            torch.set_num_threads(before)
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        assert compiled.threads(Steps((64,) * 100), 2**20, np.zeros(1)) == 3
 
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     def test_functions_are_exact_to_some_units_in_the_last_place(self, dtype):
