@@ -52,7 +52,7 @@ def rnn(
     hs, h = steps.split(out[0]), h_0
     for t in steps.walk:
         h_t = hs[t]  # (B_t, H)
-        xp.addmm(h_t, h[: len(h_t)], W, out=h_t)
+        xp.addmm(h_t, h[: steps.sizes[t]], W, out=h_t)
         activation(h_t, out=h_t)
         h = carry(h_t, h)
     return out
@@ -68,7 +68,7 @@ def rnn_back(
     d_as, d_output = steps.split(d_a), None if d_hs is None else steps.split(d_hs)
     for t in reversed(steps.walk):
         d_a_t = d_as[t]  # (B_t, H)
-        d_h_t = d_h[: len(d_a_t)]
+        d_h_t = d_h[: steps.sizes[t]]
         if d_output is not None:
             d_h_t += d_output[t]
         d_a_t *= d_h_t
@@ -97,11 +97,12 @@ def lstm(
     h, C = h_0, C_0
     for t in steps.walk:
         a_t, i_and_f, i_t, f_t, C_tilde, o_t, h_t, C_t = (row[t] for row in rows)  # (B_t, ·)
-        xp.addmm(a_t, h[: len(h_t)], W, out=a_t)
+        B_t = steps.sizes[t]
+        xp.addmm(a_t, h[:B_t], W, out=a_t)
         xp.sigmoid(i_and_f, out=i_and_f)
         xp.tanh(C_tilde, out=C_tilde)
         xp.sigmoid(o_t, out=o_t)
-        xp.mul(f_t, C[: len(C_t)], out=C_t)
+        xp.mul(f_t, C[:B_t], out=C_t)
         xp.addcmul(C_t, i_t, C_tilde, out=C_t)
         xp.tanh(C_t, out=h_t)
         h_t *= o_t
@@ -127,7 +128,7 @@ def lstm_back(
     from_C = steps.split(d_a.reshape(-1, 4, H)[:, :3])  # T of (B_t, 3, H)
     for t in reversed(steps.walk):
         d_a_t, C_from_h_t, f_t, d_a_o = (row[t] for row in rows)  # (B_t, ·)
-        d_h_t, d_C_t = d_h[: len(d_a_t)], d_C[: len(d_a_t)]
+        d_h_t, d_C_t = d_h[: steps.sizes[t]], d_C[: steps.sizes[t]]
         if d_output is not None:
             d_h_t += d_output[t]
         xp.addcmul(d_C_t, d_h_t, C_from_h_t, out=d_C_t)
@@ -159,7 +160,7 @@ def gru(
     h = h_0
     for t in steps.walk:
         rz, r_t, z_t, h_tilde, h_t, u_t = (row[t] for row in rows)  # (B_t, ·)
-        h_prev = h[: len(h_t)]
+        h_prev = h[: steps.sizes[t]]
         xp.addmm(rz, h_prev, W_gates, out=rz)
         xp.sigmoid(rz, out=rz)
         if b_h is None:
@@ -196,7 +197,7 @@ def gru_back(
     slabs, triples = steps.split(slab), steps.split(slab.reshape(-1, 3, H))
     zs, to_a_hs = steps.split(gates[:, H : 2 * H]), steps.split(to_a_h)
     for t in reversed(steps.walk):
-        d_h_t = d_h[: len(to_a_hs[t])]  # (B_t, H)
+        d_h_t = d_h[: steps.sizes[t]]  # (B_t, H)
         if d_output is not None:
             d_h_t += d_output[t]
         xp.mul(triples[t], d_h_t[:, None], out=triples[t])
@@ -228,7 +229,7 @@ def gru_reset_before(
     h = h_0
     for t in steps.walk:
         rz, r_t, z_t, h_tilde, h_t = (row[t] for row in rows)  # (B_t, ·)
-        h_prev, reset_t = h[: len(h_t)], reset[: len(h_t)]
+        h_prev, reset_t = h[: steps.sizes[t]], reset[: steps.sizes[t]]
         xp.addmm(rz, h_prev, W_gates, out=rz)
         xp.sigmoid(rz, out=rz)
         xp.mul(r_t, h_prev, out=reset_t)
@@ -253,7 +254,7 @@ def gru_reset_before_back(
     reset = xp.empty(h_0.shape, like=hs)
     for t in reversed(steps.walk):
         d_gates, d_a_r, d_a_z, d_a_h, r_t, z_t = (row[t] for row in rows)  # (B_t, ·)
-        d_h_t, d_reset = d_h[: len(r_t)], reset[: len(r_t)]
+        d_h_t, d_reset = d_h[: steps.sizes[t]], reset[: steps.sizes[t]]
         if d_output is not None:
             d_h_t += d_output[t]
         d_a_h *= d_h_t

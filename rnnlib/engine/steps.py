@@ -136,4 +136,5 @@ def uniform_table(T: int, B: int) -> NDArray[np.int64]:
 
 def carry(new: Array, old: Array) -> Array:
     """The state (B, ·) after a step that changed the first B_t of its rows."""
-    return new if len(new) == len(old) else backend_of(new).concat([new, old[len(new) :]])
+    n = new.shape[0]  # which torch answers faster than len
+    return new if n == old.shape[0] else backend_of(new).concat([new, old[n:]])
