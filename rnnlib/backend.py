@@ -16,9 +16,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 from typing import Annotated, Any, ParamSpec, Protocol, TypeAlias, TypeVar, get_args, get_origin
 
 import numpy as np
@@ -597,3 +599,58 @@ def check_count(where: str, name: str, value: Any, low: int = 1, high: int | Non
     if value < low or (high is not None and value > high):
         raise ValueError(f"{where}: {name} is {value}, expected {expected}")
     return int(value)
+
+
+def check_counts(where: str, low: int = 1, **counts: Any) -> list[int]:
+    """Several whole numbers of at least ``low``, each by its name (see :func:`check_count`)."""
+    return [check_count(where, name, value, low) for name, value in counts.items()]
+
+
+def check_number(where: str, name: str, value: Any, above: bool = True) -> float:
+    """Refuse what is not a finite number above 0 (or, with ``above=False``, of at least 0).
+
+    Raises:
+        TypeError: not a real number.
+        ValueError: infinite, NaN or too small.
+    """
+    expected = "a finite number above 0" if above else "a finite number of at least 0"
+    if not isinstance(value, Real):
+        raise TypeError(f"{where}: {name} is a {type(value).__name__}, expected {expected}")
+    number = float(value)
+    if not (math.isfinite(number) and (number > 0 or (number == 0 and not above))):
+        raise ValueError(f"{where}: {name} is {value!r}, expected {expected}")
+    return number
+
+
+def check_lapack(where: str, name: str, x: Array) -> None:
+    """Refuse a half-precision matrix where eigenvalues, singular values or a QR are wanted.
+
+    Raises:
+        TypeError: the dtype is narrower than float32.
+    """
+    if x.dtype.itemsize < 4:
+        raise TypeError(
+            f"{where}: {name} has dtype {x.dtype}, expected float32 or float64: "
+            "matrix decompositions exist in no half precision"
+        )
+
+
+def check_draw(where: str, rng: Any, dtype: Any) -> None:
+    """Refuse what nothing can be drawn with.
+
+    Raises:
+        TypeError: ``rng`` is no generator of NumPy, or ``dtype`` no real floating-point dtype of it.
+    """
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"{where}: rng is a {type(rng).__name__}, expected a numpy.random.Generator")
+    check_dtype(where, dtype)
+
+
+def check_dtype(where: str, dtype: Any) -> None:
+    """Refuse a dtype that is no real floating-point one of NumPy.
+
+    Raises:
+        TypeError: naming what came.
+    """
+    if not np.issubdtype(dtype, np.floating):
+        raise TypeError(f"{where}: dtype is {dtype!r}, expected a real floating-point dtype of NumPy")

@@ -23,9 +23,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from rnnlib.backend import Array, backend_of, check_choice, check_count, checked
+from rnnlib.backend import Array, backend_of, check_choice, check_count, check_number, checked
 from rnnlib.equations import implements
-from rnnlib.initialisation import check_number
 
 # --- shards ---------------------------------------------------------------------------------------
 

@@ -17,10 +17,19 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from rnnlib import activations
-from rnnlib.backend import Array, backend_of, check_choice, check_count, checked
+from rnnlib.backend import (
+    Array,
+    backend_of,
+    check_choice,
+    check_count,
+    check_dtype,
+    check_lapack,
+    check_number,
+    checked,
+)
 from rnnlib.cell import Cell, State
 from rnnlib.equations import implements
-from rnnlib.initialisation import check_lapack, check_number, spectral_radius
+from rnnlib.initialisation import spectral_radius
 from rnnlib.unroll import initial_state, unroll
 from rnnlib.vanilla import VanillaCell
 
@@ -438,8 +447,7 @@ def rotation(gain: float, angle: float, dtype: Any = np.float64) -> Annotated[Ar
     """
     gain = check_number("rotation", "gain", gain, above=False)
     angle = _check_finite("rotation", "angle", angle)
-    if not np.issubdtype(dtype, np.floating):
-        raise TypeError(f"rotation: dtype is {dtype!r}, expected a real floating-point dtype of NumPy")
+    check_dtype("rotation", dtype)
     across, up = gain * math.cos(angle), gain * math.sin(angle)
     return np.array([[across, -up], [up, across]], dtype=dtype)
 

@@ -13,9 +13,8 @@ from typing import Annotated
 import numpy as np
 
 from rnnlib import datasets
-from rnnlib.backend import Array, backend_of, check_choice, check_count, checked
+from rnnlib.backend import Array, backend_of, check_choice, check_count, check_number, checked
 from rnnlib.equations import implements
-from rnnlib.initialisation import check_number
 
 # --- forecasts that learn nothing -----------------------------------------------------------------
 

@@ -25,12 +25,14 @@ from rnnlib.backend import (
     check_arrays,
     check_choice,
     check_count,
+    check_lapack,
+    check_number,
     checked,
     is_array,
 )
 from rnnlib.cell import Cell, State, replace_unchecked
 from rnnlib.equations import implements
-from rnnlib.initialisation import check_lapack, check_number, orthogonal, spectral_radius
+from rnnlib.initialisation import orthogonal, spectral_radius
 from rnnlib.unroll import Trajectory, initial_state
 
 GradientsT = TypeVar("GradientsT")

@@ -8,75 +8,22 @@ rounded to the dtype asked for.
 from __future__ import annotations
 
 import math
-import operator
-from numbers import Real
 from typing import Annotated, Any
 
 import numpy as np
 
-from rnnlib.backend import Array, backend_of
+from rnnlib.backend import (
+    Array,
+    backend_of,
+    check_count,
+    check_counts,
+    check_draw,
+    check_dtype,
+    check_lapack,
+    check_number,
+)
 from rnnlib.equations import implements
 from rnnlib.vanilla import VanillaCell
-
-# --- the checks of this module ----------------------------------------------------------------
-
-
-def check_number(where: str, name: str, value: Any, above: bool = True) -> float:
-    """Refuse what is not a finite number above 0 (or, with ``above=False``, of at least 0).
-
-    Raises:
-        TypeError: not a real number.
-        ValueError: infinite, NaN or too small.
-    """
-    expected = "a finite number above 0" if above else "a finite number of at least 0"
-    if not isinstance(value, Real):
-        raise TypeError(f"{where}: {name} is a {type(value).__name__}, expected {expected}")
-    number = float(value)
-    if not (math.isfinite(number) and (number > 0 or (number == 0 and not above))):
-        raise ValueError(f"{where}: {name} is {value!r}, expected {expected}")
-    return number
-
-
-def check_lapack(where: str, name: str, x: Array) -> None:
-    """Refuse a half-precision matrix where eigenvalues, singular values or a QR are wanted.
-
-    Raises:
-        TypeError: the dtype is narrower than float32.
-    """
-    if x.dtype.itemsize < 4:
-        raise TypeError(
-            f"{where}: {name} has dtype {x.dtype}, expected float32 or float64: "
-            "matrix decompositions exist in no half precision"
-        )
-
-
-def _size(where: str, name: str, value: Any) -> int:
-    try:
-        size = operator.index(value)
-    except TypeError:
-        size = None
-    if size is None or isinstance(value, bool):
-        raise TypeError(f"{where}: {name} is a {type(value).__name__}, expected a whole number of at least 1")
-    if size < 1:
-        raise ValueError(f"{where}: {name} is {size}, expected a whole number of at least 1")
-    return size
-
-
-def check_draw(where: str, rng: Any, dtype: Any) -> None:
-    """Refuse what nothing can be drawn with.
-
-    Raises:
-        TypeError: ``rng`` is no generator of NumPy, or ``dtype`` no real floating-point dtype of it.
-    """
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"{where}: rng is a {type(rng).__name__}, expected a numpy.random.Generator")
-    _check_dtype(where, dtype)
-
-
-def _check_dtype(where: str, dtype: Any) -> None:
-    if not np.issubdtype(dtype, np.floating):
-        raise TypeError(f"{where}: dtype is {dtype!r}, expected a real floating-point dtype of NumPy")
-
 
 # --- the spectral radius ----------------------------------------------------------------------
 
@@ -150,7 +97,7 @@ def orthogonal(
     Saxe, McClelland and Ganguli (2014); Mezzadri (2007) for the signs.
     """
     check_draw("orthogonal", rng, dtype)
-    rows, columns = _size("orthogonal", "rows", rows), _size("orthogonal", "columns", columns)
+    rows, columns = check_counts("orthogonal", rows=rows, columns=columns)
     gain = check_number("orthogonal", "gain", gain)
     normal = rng.standard_normal((max(rows, columns), min(rows, columns)))
     Q, R = np.linalg.qr(normal)
@@ -175,8 +122,8 @@ def identity(hidden_size: int, scale: float = 1.0, dtype: Any = np.float64) -> A
 
     Le, Jaitly and Hinton (2015), for networks of rectifiers.
     """
-    _check_dtype("identity", dtype)
-    hidden_size = _size("identity", "hidden_size", hidden_size)
+    check_dtype("identity", dtype)
+    hidden_size = check_count("identity", "hidden_size", hidden_size)
     return (check_number("identity", "scale", scale) * np.eye(hidden_size)).astype(dtype)
 
 
@@ -201,7 +148,7 @@ def glorot_uniform(
     Glorot and Bengio (2010).
     """
     check_draw("glorot_uniform", rng, dtype)
-    rows, columns = _size("glorot_uniform", "rows", rows), _size("glorot_uniform", "columns", columns)
+    rows, columns = check_counts("glorot_uniform", rows=rows, columns=columns)
     limit = math.sqrt(6 / (rows + columns))
     return rng.uniform(-limit, limit, (rows, columns)).astype(dtype)
 
@@ -227,7 +174,7 @@ def glorot_normal(
     The variance of Glorot and Bengio (2010), who draw uniformly.
     """
     check_draw("glorot_normal", rng, dtype)
-    rows, columns = _size("glorot_normal", "rows", rows), _size("glorot_normal", "columns", columns)
+    rows, columns = check_counts("glorot_normal", rows=rows, columns=columns)
     return (math.sqrt(2 / (rows + columns)) * rng.standard_normal((rows, columns))).astype(dtype)
 
 
@@ -254,8 +201,8 @@ def uniform(
     """
     check_draw("uniform", rng, dtype)
     axes = shape if isinstance(shape, tuple) else (shape,)
-    axes = tuple(_size("uniform", f"shape[{i}]", n) for i, n in enumerate(axes))
-    limit = 1 / math.sqrt(_size("uniform", "hidden_size", hidden_size))
+    axes = tuple(check_count("uniform", f"shape[{i}]", n) for i, n in enumerate(axes))
+    limit = 1 / math.sqrt(check_count("uniform", "hidden_size", hidden_size))
     return rng.uniform(-limit, limit, axes).astype(dtype)
 
 
@@ -290,7 +237,7 @@ def random_vanilla_cell(
     """
     where = "random_vanilla_cell"
     check_draw(where, rng, dtype)
-    I, H = _size(where, "input_size", input_size), _size(where, "hidden_size", hidden_size)
+    I, H = check_counts(where, input_size=input_size, hidden_size=hidden_size)
     radius = check_number(where, "spectral_radius", spectral_radius)
     input_scale = check_number(where, "input_scale", input_scale, above=False)
     bias_scale = check_number(where, "bias_scale", bias_scale, above=False)

@@ -16,9 +16,8 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import numpy as np
 
 from rnnlib import losses
-from rnnlib.backend import Array, backend_of, check_choice, check_count, checked, is_array
+from rnnlib.backend import Array, backend_of, check_choice, check_count, check_number, checked, is_array
 from rnnlib.equations import implements
-from rnnlib.initialisation import check_number
 
 StateT = TypeVar("StateT")
 

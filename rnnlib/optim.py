@@ -21,10 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar
 
-from rnnlib.backend import Array, Checked, backend_of, check_arrays, check_count
+from rnnlib.backend import Array, Checked, backend_of, check_arrays, check_count, check_number
 from rnnlib.equations import implements
 from rnnlib.gradients import _leaves, _map
-from rnnlib.initialisation import check_number
 
 P = ParamSpec("P")
 R = TypeVar("R")

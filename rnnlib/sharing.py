@@ -10,25 +10,22 @@ shared ones, time first: ``network.W_hh`` is (T, H, H).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from rnnlib import activations
-from rnnlib.backend import Array, backend_of, check_choice, check_count, check_record, checked
+from rnnlib.backend import (
+    Array,
+    backend_of,
+    check_choice,
+    check_count,
+    check_counts,
+    check_lapack,
+    check_record,
+    checked,
+)
 from rnnlib.cell import arrays_of
 from rnnlib.equations import implements
-from rnnlib.initialisation import check_lapack
 from rnnlib.vanilla import VanillaCell, hidden_state, output, preactivation
-
-
-def _counts(where: str, low: int = 1, **counts: Any) -> list[int]:
-    """Whole numbers of at least ``low``, as Python's own, which never overflow.
-
-    Raises:
-        TypeError: not a whole number.
-        ValueError: too small.
-    """
-    return [check_count(where, name, value, low) for name, value in counts.items()]
-
 
 # --- the two networks ---------------------------------------------------------------------------
 
@@ -112,7 +109,7 @@ def untie(network: SharedNetwork, steps: int) -> UnsharedNetwork:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; steps that are no whole
             number of at least 1.
     """
-    (T,) = _counts("untie", steps=steps)
+    T = check_count("untie", "steps", steps)
     xp = backend_of(network.W_hh)
     sets = {name: xp.stack([W] * T) for name, W in arrays_of(network).items()}
     return UnsharedNetwork(**sets, activation=network.activation)
@@ -303,7 +300,7 @@ def shared_parameters(input_size: int, hidden_size: int, output_size: int) -> in
     Raises:
         TypeError, ValueError: a size that is no whole number of at least 1.
     """
-    I, H, O = _counts(
+    I, H, O = check_counts(
         "shared_parameters", input_size=input_size, hidden_size=hidden_size, output_size=output_size
     )
     return H * (H + I + 1) + O * (H + 1)
@@ -325,7 +322,7 @@ def unshared_parameters(input_size: int, hidden_size: int, output_size: int, ste
     Raises:
         TypeError, ValueError: a size that is no whole number of at least 1.
     """
-    (T,) = _counts("unshared_parameters", steps=steps)
+    T = check_count("unshared_parameters", "steps", steps)
     return T * shared_parameters(input_size, hidden_size, output_size)
 
 
@@ -345,7 +342,7 @@ def window_parameters(input_size: int, hidden_size: int, output_size: int, steps
     Raises:
         TypeError, ValueError: a size that is no whole number of at least 1.
     """
-    I, H, O, T = _counts(
+    I, H, O, T = check_counts(
         "window_parameters",
         input_size=input_size,
         hidden_size=hidden_size,
@@ -372,7 +369,7 @@ def multiplications(input_size: int, hidden_size: int, output_size: int, steps: 
     Raises:
         TypeError, ValueError: a size that is no whole number of at least 1; more answers than steps.
     """
-    I, H, O, T, A = _counts(
+    I, H, O, T, A = check_counts(
         "multiplications",
         input_size=input_size,
         hidden_size=hidden_size,
@@ -406,7 +403,7 @@ def window_multiplications(
     Raises:
         TypeError, ValueError: a size that is no whole number of at least 1.
     """
-    I, H, O, T, A = _counts(
+    I, H, O, T, A = check_counts(
         "window_multiplications",
         input_size=input_size,
         hidden_size=hidden_size,
@@ -438,7 +435,7 @@ def shift(
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; steps out of range.
     """
     T = int(xs.shape[0])
-    (k,) = _counts("shift", 0, steps=steps)
+    k = check_count("shift", "steps", steps, 0)
     if k > T:
         raise ValueError(f"shift: steps is {k}, expected at most T = {T} set by xs")
     xp = backend_of(xs)
@@ -471,7 +468,7 @@ def waiting_state(
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; steps that are no whole
             number of at least 0.
     """
-    (k,) = _counts("waiting_state", 0, steps=steps)
+    k = check_count("waiting_state", "steps", steps, 0)
     xp = backend_of(h_0)
     x_t = xp.zeros((h_0.shape[0], cell.input_size), like=h_0)  # (B, I)
     if padding is not None:
@@ -505,7 +502,7 @@ def resting_state(
             rest after ``max_steps``.
     """
     check_lapack("resting_state", "W_hh", cell.W_hh)
-    _counts("resting_state", max_steps=max_steps)
+    check_count("resting_state", "max_steps", max_steps)
     xp = backend_of(cell.W_hh)
     rounding = 2.0**-52 if cell.W_hh.dtype.itemsize == 8 else 2.0**-23
     w = xp.zeros((1, cell.hidden_size), like=cell.W_hh)  # (1, H)
@@ -547,7 +544,7 @@ def washout_bound(
             inputs that are no whole numbers of at least 0.
     """
     check_lapack("washout_bound", "W_hh", cell.W_hh)
-    k, t = _counts("washout_bound", 0, steps=steps, inputs=inputs)
+    k, t = check_counts("washout_bound", 0, steps=steps, inputs=inputs)
     xp = backend_of(h_0)
     moved = waiting_state.unchecked(cell, h_0, padding, k) - h_0  # (B, H)
     gamma = activations.STEEPEST[cell.activation] * xp.svdvals(cell.W_hh)[0]

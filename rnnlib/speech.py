@@ -16,9 +16,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from rnnlib.backend import Array, backend_of, check_arrays, check_count, checked, is_torch
+from rnnlib.backend import Array, backend_of, check_arrays, check_count, check_number, checked, is_torch
 from rnnlib.equations import implements
-from rnnlib.initialisation import check_number
 
 MEL_SCALE, MEL_CORNER = 2595.0, 700.0
 """The mel scale's factor, in mel per factor of ten, and the frequency where it turns logarithmic."""

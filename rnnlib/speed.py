@@ -16,9 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
-from rnnlib.backend import Array, backend_of, check_choice, check_count
+from rnnlib.backend import Array, backend_of, check_choice, check_count, check_counts, check_number
 from rnnlib.equations import implements
-from rnnlib.initialisation import check_number
 
 # --- out of the loop --------------------------------------------------------------------------
 
@@ -326,10 +325,6 @@ def _cell(where: str, cell: str) -> CellShape:
     return CELLS[cell]
 
 
-def _sizes(where: str, **sizes: int) -> list[int]:
-    return [check_count(where, name, size) for name, size in sizes.items()]
-
-
 @implements("eq-speed-operations")
 def operations(cell: str, T: int, B: int, I: int, H: int, train: bool = False) -> int:
     """Multiplications and additions in all matrix products (:eq:`eq-speed-operations`).
@@ -349,7 +344,7 @@ def operations(cell: str, T: int, B: int, I: int, H: int, train: bool = False) -
         TypeError, ValueError: an unknown cell; a size that is no whole number of at least 1.
     """
     G = _cell("operations", cell).gates
-    T, B, I, H = _sizes("operations", T=T, B=B, I=I, H=H)
+    T, B, I, H = check_counts("operations", T=T, B=B, I=I, H=H)
     return (3 if train else 1) * 2 * T * B * (I + H) * G * H
 
 
@@ -371,7 +366,7 @@ def step_bytes(cell: str, B: int, H: int, itemsize: int = 4, weights_stay: bool 
         TypeError, ValueError: an unknown cell; a size that is no whole number of at least 1.
     """
     G, n = _cell("step_bytes", cell)
-    B, H, itemsize = _sizes("step_bytes", B=B, H=H, itemsize=itemsize)
+    B, H, itemsize = check_counts("step_bytes", B=B, H=H, itemsize=itemsize)
     return itemsize * ((0 if weights_stay else G * H * H) + 2 * (G + n) * B * H)
 
 
@@ -434,7 +429,7 @@ def balanced_batch(cell: str, H: int, peak: float, bandwidth: float, itemsize: i
         TypeError, ValueError: an unknown cell; a number out of range.
     """
     G, n = _cell("balanced_batch", cell)
-    H, itemsize = _sizes("balanced_batch", H=H, itemsize=itemsize)
+    H, itemsize = check_counts("balanced_batch", H=H, itemsize=itemsize)
     R = check_number("balanced_batch", "peak", peak) / check_number("balanced_batch", "bandwidth", bandwidth)
     spare = G * H - R * itemsize * (G + n)
     return R * itemsize * G * H / (2 * spare) if spare > 0 else math.inf
@@ -516,7 +511,7 @@ def parts(
         TypeError, ValueError: an unknown cell; a size that is no whole number of at least 1.
     """
     G = _cell("parts", cell).gates
-    T, B, I, H = _sizes("parts", T=T, B=B, I=I, H=H)
+    T, B, I, H = check_counts("parts", T=T, B=B, I=I, H=H)
     step = 2 * B * G * H * H, step_bytes(cell, B, H, itemsize, weights_stay)
     slab, inputs, weights = T * B * G * H, T * B * I, G * H * I
     forward = (

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from rnnlib.backend import Array, backend_of, check_count, checked_with
+from rnnlib.backend import Array, backend_of, check_count, check_number, checked_with
 from rnnlib.equations import implements
-from rnnlib.initialisation import check_number
 
 
 def _check_delta(where: str, arguments: dict[str, Any]) -> None:

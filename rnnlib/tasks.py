@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnlib.backend import check_choice, check_count
-from rnnlib.initialisation import check_draw
+from rnnlib.backend import check_choice, check_count, check_draw
 
 
 class Batch(NamedTuple):

@@ -33,8 +33,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 
 from rnnlib import gradients, optim
-from rnnlib.backend import Array, check_choice, check_count, is_torch
-from rnnlib.initialisation import check_number
+from rnnlib.backend import Array, check_choice, check_count, check_number, is_torch
 from rnnlib.optim import Schedule
 
 if TYPE_CHECKING:
