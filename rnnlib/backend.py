@@ -606,6 +606,25 @@ def check_counts(where: str, low: int = 1, **counts: Any) -> list[int]:
     return [check_count(where, name, value, low) for name, value in counts.items()]
 
 
+def _number(where: str, name: str, value: Any, expected: str, fits: Callable[[float], bool]) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{where}: {name} is a {type(value).__name__}, expected {expected}")
+    number = float(value)
+    if not (math.isfinite(number) and fits(number)):
+        raise ValueError(f"{where}: {name} is {value!r}, expected {expected}")
+    return number
+
+
+def check_finite(where: str, name: str, value: Any) -> float:
+    """Refuse what is not a finite number.
+
+    Raises:
+        TypeError: not a real number.
+        ValueError: infinite or NaN.
+    """
+    return _number(where, name, value, "a finite number", lambda number: True)
+
+
 def check_number(where: str, name: str, value: Any, above: bool = True) -> float:
     """Refuse what is not a finite number above 0 (or, with ``above=False``, of at least 0).
 
@@ -613,13 +632,21 @@ def check_number(where: str, name: str, value: Any, above: bool = True) -> float
         TypeError: not a real number.
         ValueError: infinite, NaN or too small.
     """
-    expected = "a finite number above 0" if above else "a finite number of at least 0"
-    if not isinstance(value, Real):
-        raise TypeError(f"{where}: {name} is a {type(value).__name__}, expected {expected}")
-    number = float(value)
-    if not (math.isfinite(number) and (number > 0 or (number == 0 and not above))):
-        raise ValueError(f"{where}: {name} is {value!r}, expected {expected}")
-    return number
+    if above:
+        return _number(where, name, value, "a finite number above 0", lambda number: number > 0)
+    return _number(where, name, value, "a finite number of at least 0", lambda number: number >= 0)
+
+
+def check_share(where: str, name: str, value: Any, below: bool = False) -> float:
+    """Refuse what is not a number from 0 to 1 (or, with ``below=True``, from 0 to below 1).
+
+    Raises:
+        TypeError: not a real number.
+        ValueError: NaN or out of range.
+    """
+    if below:
+        return _number(where, name, value, "a number from 0 to below 1", lambda number: 0 <= number < 1)
+    return _number(where, name, value, "a number from 0 to 1", lambda number: 0 <= number <= 1)
 
 
 def check_lapack(where: str, name: str, x: Array) -> None:

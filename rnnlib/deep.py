@@ -9,14 +9,13 @@ bidirectional layer, or a stack again.
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 
 from rnnlib import vanilla
-from rnnlib.backend import Array, backend_of, check_arrays, is_array
+from rnnlib.backend import Array, backend_of, check_arrays, check_share, is_array
 from rnnlib.bptt import (
     Gradients,
     LossGradient,
@@ -162,7 +161,7 @@ def dropout_mask(u: Annotated[Array, "T B H"], rate: float) -> Annotated[Array, 
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; a rate out of range.
     """
-    _check_rate("dropout_mask", rate)
+    rate = check_share("dropout_mask", "rate", rate, below=True)
     xp = backend_of(u)
     return xp.where(u < rate, xp.zeros_like(u), xp.ones_like(u) / (1 - rate))
 
@@ -261,9 +260,9 @@ def dropout_masks(
         variational.
 
     Raises:
-        ValueError: a rate out of range.
+        TypeError, ValueError: a rate out of range.
     """
-    _check_rate("dropout_masks", rate)
+    rate = check_share("dropout_masks", "rate", rate, below=True)
     T, B = int(xs.shape[0]), int(xs.shape[1])
     masks = []
     for layer in network.layers[:-1]:
@@ -271,11 +270,6 @@ def dropout_masks(
         mask = dropout_mask.unchecked(u, rate)
         masks.append(backend_of(xs).asarray(mask[0] if variational else mask, like=xs))
     return tuple(masks)
-
-
-def _check_rate(where: str, rate: float) -> None:
-    if not (math.isfinite(rate) and 0 <= rate < 1):
-        raise ValueError(f"{where}: rate is {rate!r}, expected a number of at least 0 and below 1")
 
 
 # --- the network --------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from rnnlib.backend import Array, backend_of, check_choice, check_count, check_number, checked
+from rnnlib.backend import Array, backend_of, check_choice, check_count, check_number, check_share, checked
 from rnnlib.equations import implements
 
 # --- shards ---------------------------------------------------------------------------------------
@@ -425,9 +425,7 @@ def amdahl(serial_share: float, workers: int) -> float:
     Raises:
         TypeError, ValueError: numbers out of range.
     """
-    share = check_number("amdahl", "serial_share", serial_share, above=False)
-    if share > 1:
-        raise ValueError(f"amdahl: serial_share is {serial_share}, expected a number from 0 to 1")
+    share = check_share("amdahl", "serial_share", serial_share)
     return 1 / (share + (1 - share) / check_count("amdahl", "workers", workers))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from numbers import Real
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from rnnlib.backend import (
     check_choice,
     check_count,
     check_dtype,
+    check_finite,
     check_lapack,
     check_number,
     checked,
@@ -32,15 +32,6 @@ from rnnlib.equations import implements
 from rnnlib.initialisation import spectral_radius
 from rnnlib.unroll import initial_state, unroll
 from rnnlib.vanilla import VanillaCell
-
-
-def _check_finite(where: str, name: str, value: Any) -> float:
-    if not isinstance(value, Real):
-        raise TypeError(f"{where}: {name} is a {type(value).__name__}, expected a finite number")
-    if not math.isfinite(value):
-        raise ValueError(f"{where}: {name} is {value!r}, expected a finite number")
-    return float(value)
-
 
 # --- the computation graph ----------------------------------------------------------------------
 
@@ -308,7 +299,7 @@ def fixed_points(w: float, b: float = 0.0) -> Annotated[Array, "K"]:
     Raises:
         TypeError, ValueError: an argument that is not a finite real number.
     """
-    w, b = _check_finite("fixed_points", "w", w), _check_finite("fixed_points", "b", b)
+    w, b = check_finite("fixed_points", "w", w), check_finite("fixed_points", "b", b)
 
     def G(u: float) -> float:
         return w * math.tanh(u) + (b - u)
@@ -446,7 +437,7 @@ def rotation(gain: float, angle: float, dtype: Any = np.float64) -> Annotated[Ar
             dtype.
     """
     gain = check_number("rotation", "gain", gain, above=False)
-    angle = _check_finite("rotation", "angle", angle)
+    angle = check_finite("rotation", "angle", angle)
     check_dtype("rotation", dtype)
     across, up = gain * math.cos(angle), gain * math.sin(angle)
     return np.array([[across, -up], [up, across]], dtype=dtype)

@@ -16,7 +16,16 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import numpy as np
 
 from rnnlib import losses
-from rnnlib.backend import Array, backend_of, check_choice, check_count, check_number, checked, is_array
+from rnnlib.backend import (
+    Array,
+    backend_of,
+    check_choice,
+    check_count,
+    check_number,
+    check_share,
+    checked,
+    is_array,
+)
 from rnnlib.equations import implements
 
 StateT = TypeVar("StateT")
@@ -286,7 +295,7 @@ def kneser_ney(
             outside 0 to 1.
     """
     _check_counts("kneser_ney", counts)
-    _check_discount("kneser_ney", discount)
+    discount = check_share("kneser_ney", "discount", discount)
     xp = backend_of(counts)
     kept = xp.where(counts > discount, counts - discount, xp.zeros_like(counts))  # (N, K)
     kinds = xp.asarray(counts > 0, like=counts).sum(1)[:, None]  # (N, 1)
@@ -294,13 +303,6 @@ def kneser_ney(
     seen = total > 0
     divisor = xp.where(seen, total, xp.ones_like(total))
     return xp.where(seen, (kept + discount * kinds * lower) / divisor, lower)
-
-
-def _check_discount(where: str, discount: Any) -> None:
-    if isinstance(discount, bool) or not isinstance(discount, int | float):
-        raise TypeError(f"{where}: discount is a {type(discount).__name__}, expected a number from 0 to 1")
-    if not 0 <= discount <= 1:
-        raise ValueError(f"{where}: discount is {discount}, expected a number from 0 to 1")
 
 
 @implements("eq-ngram-continuation")

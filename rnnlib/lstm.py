@@ -18,13 +18,12 @@ normalisation). What it shares with the LSTM, it takes from the same functions.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 from rnnlib import activations, normalisation
-from rnnlib.backend import Array, backend_of, check_record, checked
+from rnnlib.backend import Array, backend_of, check_finite, check_number, check_record, checked
 from rnnlib.cell import State, replace_unchecked
 from rnnlib.engine.layers import LSTM_LAYERS, Slabs
 from rnnlib.equations import implements
@@ -1394,7 +1393,7 @@ class LayerNormLSTMCell(_Family):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        normalisation.check_epsilon("LayerNormLSTMCell", self.epsilon)
+        check_number("LayerNormLSTMCell", "epsilon", self.epsilon)
 
     def step(self, x_t: Array, state: State) -> tuple[State, LSTMCache]:
         """One step of the recurrence; trusts its input (see :meth:`LSTMCell.step`)."""
@@ -1497,13 +1496,12 @@ def with_forget_bias(cell: ForgettingT, bias: float) -> ForgettingT:
         A cell of the same type that shares all other arrays.
 
     Raises:
-        TypeError: a cell without a forget gate.
+        TypeError: a cell without a forget gate; a bias that is no number.
         ValueError: a bias that is not finite.
     """
     if not isinstance(cell, LSTMCell | PeepholeLSTMCell | CoupledLSTMCell | LayerNormLSTMCell):
         raise TypeError(
             f"with_forget_bias: cell is a {type(cell).__name__}, expected an LSTM cell with a forget gate"
         )
-    if not math.isfinite(bias):
-        raise ValueError(f"with_forget_bias: bias is {bias!r}, expected a finite number")
+    bias = check_finite("with_forget_bias", "bias", bias)
     return dataclasses.replace(cell, b_f=bias * backend_of(cell.b_f).ones_like(cell.b_f))

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
-from rnnlib.backend import Array, backend_of
+from rnnlib.backend import Array, backend_of, check_number
 from rnnlib.equations import implements
 
 EPSILON = 1e-5
 """What is added to the variance unless told otherwise, as in torch."""
-
-
-def check_epsilon(where: str, epsilon: float) -> None:
-    """Refuse an ε that does not keep a row of equal numbers from a division by 0.
-
-    Raises:
-        ValueError: not a finite number above 0.
-    """
-    if not (math.isfinite(epsilon) and epsilon > 0):
-        raise ValueError(f"{where}: epsilon is {epsilon!r}, expected a finite number above 0")
 
 
 def _standardised(z: Array, epsilon: float) -> tuple[Array, Array]:
@@ -57,7 +46,7 @@ def layer_norm(
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; an ε that is not above 0.
     """
-    check_epsilon("layer_norm", epsilon)
+    check_number("layer_norm", "epsilon", epsilon)
     z_hat, _ = _standardised(z, epsilon)  # (B, D)
     return alpha * z_hat + beta
 
@@ -87,7 +76,7 @@ def layer_norm_backward(
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; an ε that is not above 0.
     """
-    check_epsilon("layer_norm_backward", epsilon)
+    check_number("layer_norm_backward", "epsilon", epsilon)
     z_hat, deviation = _standardised(z, epsilon)  # (B, D), (B, 1)
     d_z_hat = d_n * alpha  # (B, D)
     shift = d_z_hat.mean(1)[:, None]  # (B, 1)

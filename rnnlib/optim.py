@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar
 
-from rnnlib.backend import Array, Checked, backend_of, check_arrays, check_count, check_number
+from rnnlib.backend import Array, Checked, backend_of, check_arrays, check_count, check_number, check_share
 from rnnlib.equations import implements
 from rnnlib.gradients import _leaves, _map
 
@@ -36,16 +36,11 @@ Schedule: TypeAlias = Callable[[int], float]
 # --- the checks -----------------------------------------------------------------------------------
 
 
-def _check_fraction(where: str, name: str, value: Any) -> None:
-    if not check_number(where, name, value, above=False) < 1:
-        raise ValueError(f"{where}: {name} is {value!r}, expected a number from 0 to below 1")
-
-
 _HYPERPARAMETERS: dict[str, Callable[[str, str, Any], Any]] = {
     "rate": functools.partial(check_number, above=False),
-    "momentum": _check_fraction,
-    "beta1": _check_fraction,
-    "beta2": _check_fraction,
+    "momentum": functools.partial(check_share, below=True),
+    "beta1": functools.partial(check_share, below=True),
+    "beta2": functools.partial(check_share, below=True),
     "epsilon": functools.partial(check_number, above=False),
     "decay": functools.partial(check_number, above=False),
     "t": check_count,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from rnnlib.backend import Array, backend_of, checked
+from rnnlib.backend import Array, backend_of, check_number, checked
 from rnnlib.equations import implements
 
 
@@ -34,8 +34,7 @@ def ridge(
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; a penalty below 0 or not
             finite.
     """
-    if not (math.isfinite(penalty) and penalty >= 0):
-        raise ValueError(f"ridge: penalty is {penalty!r}, expected a finite number of at least 0")
+    penalty = check_number("ridge", "penalty", penalty, above=False)
     xp = backend_of(hs)
     h_mean, y_mean = hs.mean(0), ys.mean(0)  # (H,), (O,)
     root = math.sqrt(penalty) * xp.eye(hs.shape[1], like=hs)  # (H, H)

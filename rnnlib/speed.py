@@ -16,7 +16,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
-from rnnlib.backend import Array, backend_of, check_choice, check_count, check_counts, check_number
+from rnnlib.backend import (
+    Array,
+    backend_of,
+    check_choice,
+    check_count,
+    check_counts,
+    check_number,
+    check_share,
+)
 from rnnlib.equations import implements
 
 # --- out of the loop --------------------------------------------------------------------------
@@ -580,9 +588,7 @@ def speed_up(share: float, factor: float) -> float:
     Raises:
         TypeError, ValueError: a number out of range.
     """
-    p = check_number("speed_up", "share", share, above=False)
-    if p > 1:
-        raise ValueError(f"speed_up: share is {share}, expected a number from 0 to 1")
+    p = check_share("speed_up", "share", share)
     if math.isnan(factor) or factor <= 0:
         raise ValueError(f"speed_up: factor is {factor}, expected a number above 0")
     rest = (1 - p) + p / factor

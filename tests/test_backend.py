@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import subprocess
@@ -27,7 +28,10 @@ from rnnlib.backend import (
     backend_of,
     check_arrays,
     check_choice,
+    check_finite,
+    check_number,
     check_record,
+    check_share,
     checked,
     is_array,
     is_torch,
@@ -597,6 +601,41 @@ def test_a_value_that_is_none_of_the_choices_is_refused():
         check_choice("f", "merge", "max", ("concat", "sum"))
     with pytest.raises(ValueError, match=r"^f: layers is None, expected one of 1, 2$"):
         check_choice("f", "layers", None, (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("check", "expected", "good", "bad"),
+    [
+        (check_finite, "a finite number", (-2, 0, 0.5), (math.inf, -math.inf, math.nan)),
+        (check_number, "a finite number above 0", (1, 0.25), (0, -1.0, math.inf, math.nan)),
+        (
+            functools.partial(check_number, above=False),
+            "a finite number of at least 0",
+            (0, 0.5),
+            (-1e-300, math.inf, math.nan),
+        ),
+        (check_share, "a number from 0 to 1", (0, 0.5, 1), (-0.1, 1.1, math.inf, math.nan)),
+        (
+            functools.partial(check_share, below=True),
+            "a number from 0 to below 1",
+            (0, 0.75),
+            (-0.1, 1, math.nan),
+        ),
+    ],
+    ids=["finite", "above 0", "at least 0", "share", "share below 1"],
+)
+def test_numbers_out_of_range_are_refused(check, expected, good, bad):
+    for kind in (float, np.float64, np.float32):
+        for value in good:
+            number = check("f", "x", kind(value))
+            assert type(number) is float
+            assert number == value
+    for value in bad:
+        with pytest.raises(ValueError, match=f"^f: x is {value}, expected {expected}$"):
+            check("f", "x", value)
+    for value in ("1", None, True, 1j, np.ones(1)):
+        with pytest.raises(TypeError, match=f"^f: x is a {type(value).__name__}, expected {expected}$"):
+            check("f", "x", value)
 
 
 def test_dimensions_are_read_as_sums_of_multiples():

@@ -597,7 +597,7 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(TypeError, match=r"dropout_masks\[0\] is a NoneType"):
             run((None,))
     for rate in (-0.1, 1.0, np.nan, np.inf):
-        with pytest.raises(ValueError, match=f"rate is {rate}, expected a number of at least 0 and below 1"):
+        with pytest.raises(ValueError, match=f"rate is {rate}, expected a number from 0 to below 1"):
             deep.dropout_mask(mask, rate)
-        with pytest.raises(ValueError, match=f"rate is {rate}, expected a number of at least 0 and below 1"):
+        with pytest.raises(ValueError, match=f"rate is {rate}, expected a number from 0 to below 1"):
             deep.dropout_masks(rng, network, xs, rate)
