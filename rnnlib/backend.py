@@ -606,6 +606,71 @@ def check_counts(where: str, low: int = 1, **counts: Any) -> list[int]:
     return [check_count(where, name, value, low) for name, value in counts.items()]
 
 
+def check_whole_numbers(
+    where: str, name: str, x: Any, low: int = 0, high: int | None = None, least: int = 1
+) -> np.ndarray:
+    """A one-dimensional NumPy array of whole numbers within their limits, as int64.
+
+    Args:
+        where: what the caller is called in the message.
+        name: what the argument is called.
+        x: the array.
+        low: the smallest number allowed.
+        high: the largest number allowed; None for no limit.
+        least: how many there must be at least, 1 or more.
+
+    Raises:
+        TypeError: no NumPy array of whole numbers.
+        ValueError: another number of dimensions, too few entries, or one that is too small or too large.
+    """
+    if not isinstance(x, np.ndarray) or not _numpy_backend.is_integer(x):
+        came = f"has dtype {x.dtype}" if isinstance(x, np.ndarray) else f"is a {type(x).__name__}"
+        raise TypeError(f"{where}: {name} {came}, expected a numpy.ndarray of whole numbers")
+    if x.ndim != 1 or len(x) < least:
+        raise ValueError(f"{where}: {name} has shape {x.shape}, expected (N,) with N at least {least}")
+    limits = f"from {low} on" if high is None else f"from {low} to {high}"
+    for extreme in _numpy_backend.extremes(x) or ():
+        if extreme < low or (high is not None and extreme > high):
+            raise ValueError(f"{where}: {name} holds {extreme}, expected whole numbers {limits}")
+    return x.astype(np.int64, copy=False)
+
+
+def check_classes(
+    where: str, name: str, x: Any, like: Array, size: int, shape: tuple[int, ...] | None = None
+) -> None:
+    """Refuse what are not whole numbers from 0 to ``size`` - 1, of the kind and on the device of ``like``.
+
+    Args:
+        where: what the caller is called in the message.
+        name: what the argument is called.
+        x: a NumPy array or a torch tensor of an integer dtype.
+        like: an array that it stands beside.
+        size: how many classes there are.
+        shape: its shape; one axis of any length above 0 if None.
+
+    Raises:
+        TypeError: no such array, or another dtype.
+        ValueError: another shape, another device, or a number that is no class.
+    """
+    xp = backend_of(like)
+    if not is_array(x) or backend_of(x) is not xp:
+        raise TypeError(
+            f"{where}: {name} is a {type(x).__name__}, expected a {type(like).__name__} like the others"
+        )
+    if not xp.is_integer(x):
+        raise TypeError(f"{where}: {name} has dtype {x.dtype}, expected an integer dtype")
+    came = tuple(int(n) for n in x.shape)
+    if shape is None and (len(came) != 1 or came[0] == 0):
+        raise ValueError(f"{where}: {name} has shape {came}, expected (N,) with N at least 1")
+    if shape is not None and came != shape:
+        raise ValueError(f"{where}: {name} has shape {came}, expected {shape}")
+    if xp.device(x) != xp.device(like):
+        raise ValueError(f"{where}: {name} is on {xp.device(x)}, expected {xp.device(like)} like the others")
+    for extreme in xp.extremes(x) or ():
+        if not 0 <= extreme < size:
+            raise ValueError(f"{where}: {name} holds {extreme}, expected whole numbers from 0 to {size - 1}")
+
+
 def _number(where: str, name: str, value: Any, expected: str, fits: Callable[[float], bool]) -> float:
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{where}: {name} is a {type(value).__name__}, expected {expected}")

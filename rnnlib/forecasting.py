@@ -13,7 +13,15 @@ from typing import Annotated
 import numpy as np
 
 from rnnlib import datasets
-from rnnlib.backend import Array, backend_of, check_choice, check_count, check_number, checked
+from rnnlib.backend import (
+    Array,
+    backend_of,
+    check_choice,
+    check_count,
+    check_number,
+    check_whole_numbers,
+    checked,
+)
 from rnnlib.equations import implements
 
 # --- forecasts that learn nothing -----------------------------------------------------------------
@@ -153,7 +161,7 @@ def contexts(xs: Annotated[Array, "T"], origins: np.ndarray, length: int) -> Ann
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; an origin out of range.
     """
     length = check_count("contexts", "length", length)
-    _check_origins("contexts", origins, length, int(xs.shape[0]))
+    origins = check_whole_numbers("contexts", "origins", origins, length, int(xs.shape[0]))
     return xs[origins[None, :] - length + np.arange(length)[:, None]]  # (L, N)
 
 
@@ -173,19 +181,8 @@ def outcomes(xs: Annotated[Array, "T"], origins: np.ndarray, horizon: int) -> An
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; an origin out of range.
     """
     horizon = check_count("outcomes", "horizon", horizon)
-    _check_origins("outcomes", origins, 0, int(xs.shape[0]) - horizon)
+    origins = check_whole_numbers("outcomes", "origins", origins, 0, int(xs.shape[0]) - horizon)
     return xs[origins[:, None] + np.arange(horizon)]  # (N, H)
-
-
-def _check_origins(where: str, origins: np.ndarray, low: int, high: int) -> None:
-    expected = f"a one-dimensional NumPy array of whole numbers from {low} to {high}"
-    if not isinstance(origins, np.ndarray) or not np.issubdtype(origins.dtype, np.integer):
-        raise TypeError(f"{where}: origins is a {type(origins).__name__}, expected {expected}")
-    if origins.ndim != 1 or origins.size == 0:
-        raise ValueError(f"{where}: origins has shape {origins.shape}, expected {expected}")
-    for extreme in (int(origins.min()), int(origins.max())):
-        if not low <= extreme <= high:
-            raise ValueError(f"{where}: origins holds {extreme}, expected {expected}")
 
 
 # --- how wrong a forecast is ----------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,11 +20,12 @@ from rnnlib.backend import (
     Array,
     backend_of,
     check_choice,
+    check_classes,
     check_count,
     check_number,
     check_share,
+    check_whole_numbers,
     checked,
-    is_array,
 )
 from rnnlib.equations import implements
 
@@ -32,42 +33,6 @@ StateT = TypeVar("StateT")
 
 
 # --- symbols --------------------------------------------------------------------------------------
-
-
-def _check_symbols(
-    where: str, name: str, symbols: Any, like: Array, size: int, shape: tuple[int, ...]
-) -> None:
-    """Whole numbers from 0 to size - 1, in the kind of array and on the device of ``like``."""
-    xp = backend_of(like)
-    if not is_array(symbols) or backend_of(symbols) is not xp:
-        raise TypeError(
-            f"{where}: {name} is a {type(symbols).__name__}, expected a {type(like).__name__} like the others"
-        )
-    if not xp.is_integer(symbols):
-        raise TypeError(f"{where}: {name} has dtype {symbols.dtype}, expected an integer dtype")
-    if tuple(symbols.shape) != shape:
-        raise ValueError(f"{where}: {name} has shape {tuple(symbols.shape)}, expected {shape}")
-    if xp.device(symbols) != xp.device(like):
-        raise ValueError(
-            f"{where}: {name} is on {xp.device(symbols)}, expected {xp.device(like)} like the others"
-        )
-    for extreme in xp.extremes(symbols) or ():
-        if not 0 <= extreme < size:
-            raise ValueError(f"{where}: {name} holds {extreme}, expected whole numbers from 0 to {size - 1}")
-
-
-def _check_codes(where: str, codes: Any, least: int, size: int | None = None) -> np.ndarray:
-    """A text as a NumPy array of whole numbers, as int64."""
-    if not isinstance(codes, np.ndarray) or not np.issubdtype(codes.dtype, np.integer):
-        got = codes.dtype if isinstance(codes, np.ndarray) else type(codes).__name__
-        raise TypeError(f"{where}: codes is a {got}, expected a numpy.ndarray of whole numbers")
-    if codes.ndim != 1 or len(codes) < least:
-        raise ValueError(f"{where}: codes has shape {codes.shape}, expected (T,) with T at least {least}")
-    if codes.min() < 0 or (size is not None and codes.max() >= size):
-        limit = "0 on" if size is None else f"0 to {size - 1}"
-        wrong = codes.min() if codes.min() < 0 else codes.max()
-        raise ValueError(f"{where}: codes holds {wrong}, expected whole numbers from {limit}")
-    return codes.astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True)
@@ -125,7 +90,7 @@ class Alphabet:
         array = np.asarray(codes)
         if not array.size:
             return ""
-        array = _check_codes("Alphabet.decode", array, 0, len(self))
+        array = check_whole_numbers("Alphabet.decode", "codes", array, 0, len(self) - 1)
         return "".join(self.characters[c] for c in array)
 
 
@@ -147,7 +112,7 @@ def sequence_log_probability(a: Annotated[Array, "T B K"], targets: Array) -> An
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; targets that are no symbols.
     """
     T, B, K = (int(n) for n in a.shape)
-    _check_symbols("sequence_log_probability", "targets", targets, a, K, (T, B))
+    check_classes("sequence_log_probability", "targets", targets, a, K, (T, B))
     xp = backend_of(a)
     log_p = losses.log_softmax.unchecked(a.reshape((T * B, K))).reshape((T, B, K))
     right = targets[:, :, None] == xp.arange(K, like=a)  # (T, B, K)
@@ -172,7 +137,7 @@ def sequence_log_probability_backward(
         TypeError, ValueError: as :func:`sequence_log_probability`.
     """
     T, B, K = (int(n) for n in a.shape)
-    _check_symbols("sequence_log_probability_backward", "targets", targets, a, K, (T, B))
+    check_classes("sequence_log_probability_backward", "targets", targets, a, K, (T, B))
     xp = backend_of(a)
     p = losses.softmax.unchecked(a.reshape((T * B, K))).reshape((T, B, K))
     right = xp.asarray(targets[:, :, None] == xp.arange(K, like=a), like=a)  # (T, B, K)
@@ -193,7 +158,7 @@ def embedding(W_xh: Annotated[Array, "H K"], symbols: Array) -> Annotated[Array,
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; no symbols of W_xh.
     """
-    _check_symbols("embedding", "symbols", symbols, W_xh, int(W_xh.shape[1]), (len(symbols),))
+    check_classes("embedding", "symbols", symbols, W_xh, int(W_xh.shape[1]))
     return W_xh.T[symbols]  # (N, H)
 
 
@@ -215,7 +180,7 @@ def embedding_backward(
         TypeError, ValueError: as :func:`embedding`.
     """
     N, K = int(d_rows.shape[0]), int(W_xh.shape[1])
-    _check_symbols("embedding_backward", "symbols", symbols, W_xh, K, (N,))
+    check_classes("embedding_backward", "symbols", symbols, W_xh, K, (N,))
     xp = backend_of(W_xh)
     one_hot = xp.asarray(symbols[:, None] == xp.arange(K, like=W_xh), like=W_xh)  # (N, K)
     return d_rows.T @ one_hot  # (H, K)
@@ -446,7 +411,7 @@ class NGram:
         Raises:
             TypeError, ValueError: not such a text.
         """
-        codes = _check_codes("NGram.log_probabilities", codes, self.order, self.size)
+        codes = check_whole_numbers("NGram.log_probabilities", "codes", codes, 0, self.size - 1, self.order)
         p = np.full(len(codes) - self.order + 1, 1 / self.size)
         for k, level in enumerate(self.levels, start=1):
             p = self._mixed(level, _pieces(codes[self.order - k :], k, self.size), p)
@@ -465,11 +430,14 @@ class NGram:
         Raises:
             TypeError, ValueError: not such contexts.
         """
-        if not isinstance(contexts, np.ndarray) or contexts.ndim != 2:
-            raise ValueError("NGram.distributions: contexts is not a numpy.ndarray of shape (N, M)")
+        where = "NGram.distributions"
+        if not isinstance(contexts, np.ndarray):
+            raise TypeError(f"{where}: contexts is a {type(contexts).__name__}, expected a numpy.ndarray")
+        if contexts.ndim != 2:
+            raise ValueError(f"{where}: contexts has shape {contexts.shape}, expected (N, M)")
         N, M = contexts.shape
         if contexts.size:
-            _check_codes("NGram.distributions", contexts.reshape(-1), 1, self.size)
+            check_whole_numbers(where, "contexts", contexts.reshape(-1), 0, self.size - 1)
         symbols = np.arange(self.size)
         p = np.full((N, self.size), 1 / self.size)
         numbers = np.zeros(N, np.int64)
@@ -506,7 +474,7 @@ def ngram(codes: np.ndarray, order: int, size: int, smoothing: str = "kneser-ney
         raise ValueError(
             f"ngram: order is {order}, too long for {size} symbols: a piece must fit into 63 bits"
         )
-    codes = _check_codes("ngram", codes, order, size)
+    codes = check_whole_numbers("ngram", "codes", codes, 0, size - 1, order)
     grams, counts = np.unique(_pieces(codes, order, size), return_counts=True)
     levels = [_level(grams, counts, size, smoothing)]
     for k in range(order - 1, 0, -1):
@@ -573,7 +541,7 @@ def stream_batch(codes: np.ndarray, step: int, batch_size: int, steps: int) -> S
     Raises:
         TypeError, ValueError: an argument is out of range, or the text is too short.
     """
-    codes = _check_codes("stream_batch", codes, 1)
+    codes = check_whole_numbers("stream_batch", "codes", codes)
     batches = stream_steps(len(codes), batch_size, steps)
     number = check_count("stream_batch", "step", step, 0) % batches
     length = (len(codes) - 1) // batch_size
@@ -793,7 +761,7 @@ def generate(
         TypeError, ValueError: arguments as those of :func:`temperature_softmax`, :func:`top_k`,
             :func:`top_p` and :func:`sample`; ``first`` is no array of N whole numbers.
     """
-    symbols = _check_codes("generate", first, 1)
+    symbols = check_whole_numbers("generate", "first", first)
     if len(symbols) != u.shape[1]:
         raise ValueError(f"generate: first has shape {symbols.shape}, expected ({u.shape[1]},) set by u")
     drawn = []

@@ -12,7 +12,7 @@ import math
 from typing import Annotated, Any
 
 from rnnlib import activations, vanilla
-from rnnlib.backend import Array, backend_of, check_arrays, checked_with, is_array
+from rnnlib.backend import Array, backend_of, check_arrays, check_classes, checked_with
 from rnnlib.equations import implements
 
 # --- the checks that shapes cannot express ------------------------------------------------------
@@ -39,30 +39,7 @@ def _check_classes(where: str, arguments: dict[str, Any]) -> None:
     """One class per row: whole numbers from 0 to K - 1, in an integer dtype."""
     a, targets = arguments["a"], arguments["targets"]
     N, K = (int(n) for n in a.shape)
-    xp = backend_of(a)
-    if not is_array(targets) or backend_of(targets) is not xp:
-        raise TypeError(
-            f"{where}: a is a {type(a).__name__} but targets is a {type(targets).__name__}, expected "
-            "arrays of one kind"
-        )
-    if not xp.is_integer(targets):
-        raise TypeError(
-            f"{where}: targets has dtype {targets.dtype}, expected an integer dtype (one class per row)"
-        )
-    if tuple(targets.shape) != (N,):
-        raise ValueError(
-            f"{where}: targets has shape {tuple(targets.shape)}, expected (N,) = ({N},) with N = {N} set by a"
-        )
-    if xp.device(targets) != xp.device(a):
-        raise ValueError(
-            f"{where}: a is on {xp.device(a)} but targets is on {xp.device(targets)}, expected one device"
-        )
-    for extreme in xp.extremes(targets) or ():
-        if not 0 <= extreme < K:
-            raise ValueError(
-                f"{where}: targets holds {extreme}, expected whole numbers from 0 to {K - 1} with "
-                f"K = {K} set by a"
-            )
+    check_classes(where, "targets", targets, a, K, (N,))
 
 
 def _check_probabilities(where: str, arguments: dict[str, Any]) -> None:

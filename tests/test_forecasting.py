@@ -142,7 +142,7 @@ def test_windows_refuse_origins_that_reach_outside():
         fc.outcomes(xs, np.array([8]), 3)
     with pytest.raises(TypeError, match=r"outcomes: origins is a list"):
         fc.outcomes(xs, [1], 3)
-    with pytest.raises(TypeError, match=r"contexts: origins is a ndarray"):
+    with pytest.raises(TypeError, match=r"contexts: origins has dtype float64"):
         fc.contexts(xs, np.array([4.0]), 3)
     with pytest.raises(ValueError, match=r"contexts: origins has shape \(0,\)"):
         fc.contexts(xs, np.array([], dtype=int), 3)

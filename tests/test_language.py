@@ -62,7 +62,7 @@ def test_an_alphabet_refuses_what_it_does_not_have():
         alphabet.decode([0, 3])
     with pytest.raises(ValueError, match="codes holds -1"):
         alphabet.decode([-1])
-    with pytest.raises(TypeError, match="codes is a float64"):
+    with pytest.raises(TypeError, match="codes has dtype float64"):
         alphabet.decode([0.5])
     with pytest.raises(TypeError, match="text is a bytes"):
         alphabet.encode(b"ba")
@@ -117,6 +117,12 @@ def test_symbols_that_are_none_are_refused(backend):
         language.embedding(W, make([0.0]))
     with pytest.raises(TypeError, match="symbols is a"):
         language.embedding(W, torch.tensor([0]) if backend == "numpy" else np.array([0]))
+    with pytest.raises(TypeError, match="symbols is a int"):
+        language.embedding(W, 0)
+    for shape in ((), (0,), (1, 1)):
+        none = make(np.zeros(shape, int))
+        with pytest.raises(ValueError, match=r"symbols has shape .*, expected \(N,\) with N at least 1"):
+            language.embedding(W, none)
     with pytest.raises(ValueError, match=r"symbols has shape \(1,\), expected \(2,\)"):
         language.embedding_backward(make([[1.0], [1.0]]), W, make([0]))
     a = make([[[1.0, 2.0]]])
@@ -316,24 +322,26 @@ def test_an_ngram_of_bad_arguments_is_refused():
     codes = np.array([0, 1, 0, 1])
     with pytest.raises(ValueError, match="too long for 78 symbols"):
         language.ngram(codes, 11, 78)
-    with pytest.raises(ValueError, match=r"codes has shape \(4,\), expected \(T,\) with T at least 5"):
+    with pytest.raises(ValueError, match=r"codes has shape \(4,\), expected \(N,\) with N at least 5"):
         language.ngram(codes, 5, 2)
     with pytest.raises(ValueError, match="size is 1"):
         language.ngram(codes, 2, 1)
     with pytest.raises(ValueError, match="smoothing is 'none'"):
         language.ngram(codes, 2, 2, "none")
-    with pytest.raises(TypeError, match="codes is a float64"):
+    with pytest.raises(TypeError, match="codes has dtype float64"):
         language.ngram(codes * 1.0, 2, 2)
     with pytest.raises(TypeError, match="codes is a list"):
         language.ngram([0, 1], 2, 2)
     model = language.ngram(codes, 2, 2)
     with pytest.raises(ValueError, match="codes holds 2"):
         model.log_probabilities(np.array([0, 2]))
-    with pytest.raises(ValueError, match="T at least 2"):
+    with pytest.raises(ValueError, match="N at least 2"):
         model.log_probabilities(np.array([0]))
-    with pytest.raises(ValueError, match="contexts is not"):
+    with pytest.raises(ValueError, match=r"contexts has shape \(1,\), expected \(N, M\)"):
         model.distributions(np.array([0]))
-    with pytest.raises(ValueError, match="codes holds 2"):
+    with pytest.raises(TypeError, match="contexts is a list"):
+        model.distributions([[0]])
+    with pytest.raises(ValueError, match="contexts holds 2"):
         model.distributions(np.array([[2]]))
 
 
@@ -567,7 +575,7 @@ def test_what_cannot_be_generated_is_refused():
     model, u = TinyModel(0), np.zeros((2, 1))
     with pytest.raises(ValueError, match=r"first has shape \(2,\), expected \(1,\) set by u"):
         language.generate(model.step, np.array([0]), np.array([0, 1]), u)
-    with pytest.raises(TypeError, match="codes is a float64"):
+    with pytest.raises(TypeError, match="first has dtype float64"):
         language.generate(model.step, np.array([0]), np.array([0.0]), u)
     with pytest.raises(ValueError, match="width is 0"):
         language.beam_search(model.step, np.array([0]), 0, width=0, length=1, take=take)

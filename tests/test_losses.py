@@ -502,13 +502,13 @@ def test_targets_that_are_no_classes_are_refused(make, loss):
     def call(targets):
         return loss(*arguments, a, targets)
 
-    with pytest.raises(ValueError, match=r"targets holds 3, expected whole numbers from 0 to 2 with K = 3"):
+    with pytest.raises(ValueError, match=r"targets holds 3, expected whole numbers from 0 to 2"):
         call(make(np.array([0, 3])))
     with pytest.raises(ValueError, match=r"targets holds -1, expected whole numbers from 0 to 2"):
         call(make(np.array([-1, 0])))
-    with pytest.raises(ValueError, match=r"targets has shape \(1,\), expected \(N,\) = \(2,\)"):
+    with pytest.raises(ValueError, match=r"targets has shape \(1,\), expected \(2,\)"):
         call(make(np.array([0])))
-    with pytest.raises(ValueError, match=r"targets has shape \(2, 1\), expected \(N,\) = \(2,\)"):
+    with pytest.raises(ValueError, match=r"targets has shape \(2, 1\), expected \(2,\)"):
         call(make(np.array([[0], [1]])))
     with pytest.raises(TypeError, match=r"targets has dtype .*float64, expected an integer dtype"):
         call(make(np.array([0.0, 1.0])))
@@ -516,15 +516,15 @@ def test_targets_that_are_no_classes_are_refused(make, loss):
         call(make(np.array([True, False])))
     with pytest.raises(TypeError, match=r"targets has dtype .*complex128, expected an integer dtype"):
         call(make(np.array([0j, 0j])))
-    with pytest.raises(TypeError, match=r"but targets is a list, expected arrays of one kind"):
+    with pytest.raises(TypeError, match=r"targets is a list, expected a (ndarray|Tensor) like"):
         call([0, 1])
-    with pytest.raises(TypeError, match=r"expected arrays of one kind"):
+    with pytest.raises(TypeError, match=r"targets is a (ndarray|Tensor), expected a (ndarray|Tensor)"):
         call(np.array([0, 1]) if make is torch.tensor else torch.tensor([0, 1]))
     call(make(np.array([0, 2])))
 
 
 def test_classes_on_another_device_are_refused():
-    with pytest.raises(ValueError, match="a is on cpu but targets is on meta, expected one device"):
+    with pytest.raises(ValueError, match="targets is on meta, expected cpu like the others"):
         losses.cross_entropy(torch.ones(1, 2), torch.zeros(1, dtype=torch.int64, device="meta"))
 
 
