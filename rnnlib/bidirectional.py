@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from rnnlib.backend import Array, backend_of, check_arrays, check_choice, checked
+from rnnlib.backend import Array, backend_of, check_arrays, check_choice
 from rnnlib.bptt import (
     Gradients,
     LossGradient,
@@ -202,7 +202,6 @@ def mean_backward(
 
 
 @implements("eq-bidirectional-leftward")
-@checked
 def leftward(
     network: Cell | Network, xs: Annotated[Array, "T B I"], initial: Any = None, lengths: Any = None
 ) -> tuple[Annotated[Array, "T B H"], Any]:
@@ -227,7 +226,6 @@ def leftward(
 
 
 @implements("eq-bidirectional-leftward-backward")
-@checked
 def leftward_backward(
     network: Cell | Network,
     trajectory: Any,

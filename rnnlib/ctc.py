@@ -20,7 +20,7 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 
 from rnnlib import losses
-from rnnlib.backend import Array, backend_of, check_count, checked, checked_with
+from rnnlib.backend import Array, backend_of, check_count, checked_with
 from rnnlib.equations import implements
 
 Labels: TypeAlias = Sequence[int]
@@ -131,7 +131,6 @@ def collapse(path: Labels, blank: int = 0) -> list[int]:
 
 
 @implements("eq-ctc-path")
-@checked
 def path_log_probability(log_y: Annotated[Array, "T K"], path: Labels) -> Annotated[Array, ""]:
     """The logarithm of the probability of one path, a sum over its steps (:eq:`eq-ctc-path`).
 
@@ -479,7 +478,6 @@ def ctc_loss_backward(
 
 
 @implements("eq-ctc-best-path")
-@checked
 def best_path(log_y: Annotated[Array, "T B K"], lengths: Any = None, blank: int = 0) -> list[list[int]]:
     """The labelling of the most probable path, step by step the best (:eq:`eq-ctc-best-path`).
 
@@ -508,7 +506,6 @@ def _add(*terms: float) -> float:
 
 
 @implements("eq-ctc-prefix")
-@checked
 def beam_search(
     log_y: Annotated[Array, "T K"], width: int | None = None, blank: int = 0
 ) -> tuple[list[int], float]:

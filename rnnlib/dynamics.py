@@ -25,7 +25,6 @@ from rnnlib.backend import (
     check_finite,
     check_lapack,
     check_number,
-    checked,
 )
 from rnnlib.cell import Cell, State
 from rnnlib.equations import implements
@@ -192,7 +191,6 @@ def computation_graph(result: Any) -> Graph:
 
 
 @implements("eq-dynamics-flow")
-@checked
 def flow(cell: Cell, xs: Annotated[Array, "T B I"], initial: State | Array | None = None) -> State:
     """The state after a sequence, by recursion: halve it, join the halves (:eq:`eq-dynamics-flow`).
 
@@ -230,7 +228,6 @@ def flow(cell: Cell, xs: Annotated[Array, "T B I"], initial: State | Array | Non
 
 
 @implements("eq-dynamics-orbit")
-@checked
 def orbit(
     h_0: Annotated[Array, "B H"],
     W_hh: Annotated[Array, "H H"],
@@ -383,7 +380,6 @@ def _arcosh_root(v: Array) -> Array:
 
 
 @implements("eq-dynamics-fold")
-@checked
 def fold_bias(w: Annotated[Array, "N"]) -> Annotated[Array, "N"]:
     """The bias at which two fixed points of one unit meet and vanish (:eq:`eq-dynamics-fold`).
 
@@ -402,7 +398,6 @@ def fold_bias(w: Annotated[Array, "N"]) -> Annotated[Array, "N"]:
 
 
 @implements("eq-dynamics-flip")
-@checked
 def flip_bias(w: Annotated[Array, "N"]) -> Annotated[Array, "N"]:
     """The bias below which one unit flips for ever (:eq:`eq-dynamics-flip`).
 
@@ -474,7 +469,6 @@ class Distances(NamedTuple):
 
 
 @implements("eq-dynamics-contraction")
-@checked
 def contraction_bound(
     cell: VanillaCell,
     xs: Annotated[Array, "T B I"],
@@ -551,7 +545,6 @@ def _check_reached(where: str, root: Array, noise: float) -> None:
 
 
 @implements("eq-dynamics-covariance")
-@checked
 def state_covariance(W_hh: Annotated[Array, "H H"], W_xh: Annotated[Array, "H I"]) -> Annotated[Array, "H H"]:
     """How a linear network's state spreads under white input (:eq:`eq-dynamics-covariance`).
 
@@ -572,7 +565,6 @@ def state_covariance(W_hh: Annotated[Array, "H H"], W_xh: Annotated[Array, "H I"
 
 
 @implements("eq-dynamics-memory")
-@checked
 def memory_curve(
     W_hh: Annotated[Array, "H H"], W_xh: Annotated[Array, "H I"], delays: int, noise: float = 0.0
 ) -> Annotated[Array, "D I"]:
@@ -616,7 +608,6 @@ def memory_curve(
 
 
 @implements("eq-dynamics-capacity")
-@checked
 def memory_capacity(
     W_hh: Annotated[Array, "H H"], W_xh: Annotated[Array, "H I"], noise: float = 0.0
 ) -> Annotated[Array, ""]:
@@ -641,7 +632,6 @@ def memory_capacity(
 
 
 @implements("eq-dynamics-determination")
-@checked
 def determination(ys: Annotated[Array, "N O"], answers: Annotated[Array, "N O"]) -> Annotated[Array, "O"]:
     """R², the part of the variance that the answers explain (:eq:`eq-dynamics-determination`).
 
@@ -667,7 +657,6 @@ def determination(ys: Annotated[Array, "N O"], answers: Annotated[Array, "N O"])
 
 
 @implements("eq-dynamics-adjusted")
-@checked
 def adjusted_determination(r2: Annotated[Array, "O"], samples: int, regressors: int) -> Annotated[Array, "O"]:
     """R² on the fitted data, less what chance gives H regressors (:eq:`eq-dynamics-adjusted`).
 

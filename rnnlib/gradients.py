@@ -134,7 +134,6 @@ def _step_rows(cell: Cell, cache: Any, like: State) -> Array:
 
 
 @implements("eq-gradients-state-jacobian")
-@checked
 def state_jacobian(
     cell: Cell, x_t: Annotated[Array, "B I"], state: State | Array
 ) -> Annotated[Array, "B S S"]:
@@ -458,7 +457,6 @@ class PowerBounds(NamedTuple):
 
 
 @implements("eq-gradients-power-bounds")
-@checked
 def power_bounds(W: Annotated[Array, "H H"], powers: int) -> PowerBounds:
     """The powers of W lie between its radius' and its norm's (:eq:`eq-gradients-power-bounds`).
 
@@ -537,7 +535,6 @@ def may_explode(W_hh: Annotated[Array, "H H"], activation: str = "tanh") -> bool
 
 
 @implements("eq-gradients-lyapunov")
-@checked
 def lyapunov_exponents(
     cell: Cell, trajectory: Trajectory, count: int | None = None, discard: int = 0
 ) -> Annotated[Array, "B K"]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from rnnlib.backend import Array, backend_of, check_number, checked
+from rnnlib.backend import Array, backend_of, check_number
 from rnnlib.equations import implements
 
 
 @implements("eq-vanilla-ridge")
-@checked
 def ridge(
     hs: Annotated[Array, "N H"],
     ys: Annotated[Array, "N O"],

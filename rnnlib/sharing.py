@@ -21,7 +21,6 @@ from rnnlib.backend import (
     check_counts,
     check_lapack,
     check_record,
-    checked,
 )
 from rnnlib.cell import arrays_of
 from rnnlib.equations import implements
@@ -94,7 +93,6 @@ class UnsharedNetwork:
 
 
 @implements("eq-sharing-tied")
-@checked
 def untie(network: SharedNetwork, steps: int) -> UnsharedNetwork:
     """The shared network written as an unshared one: T equal sets (:eq:`eq-sharing-tied`).
 
@@ -119,7 +117,6 @@ def untie(network: SharedNetwork, steps: int) -> UnsharedNetwork:
 
 
 @implements("eq-sharing-unshared")
-@checked
 def unshared(
     network: UnsharedNetwork,
     xs: Annotated[Array, "T B I"],
@@ -155,7 +152,6 @@ def _start(network: UnsharedNetwork, xs: Array, h_0: Array | None) -> Array:
 
 
 @implements("eq-sharing-unshared-backward")
-@checked
 def unshared_backward(
     network: UnsharedNetwork,
     xs: Annotated[Array, "T B I"],
@@ -195,7 +191,6 @@ def unshared_backward(
 
 
 @implements("eq-sharing-step-gradients")
-@checked
 def step_gradients(
     network: UnsharedNetwork,
     xs: Annotated[Array, "T B I"],
@@ -241,7 +236,6 @@ def step_gradients(
 
 
 @implements("eq-sharing-gradient")
-@checked
 def shared_gradient(d_network: UnsharedNetwork) -> SharedNetwork:
     """The gradient of shared parameters: the sum over their uses (:eq:`eq-sharing-gradient`).
 
@@ -446,7 +440,6 @@ def shift(
 
 
 @implements("eq-sharing-waiting")
-@checked
 def waiting_state(
     cell: VanillaCell,
     h_0: Annotated[Array, "B H"],
@@ -480,7 +473,6 @@ def waiting_state(
 
 
 @implements("eq-sharing-rest")
-@checked
 def resting_state(
     cell: VanillaCell, padding: Annotated[Array, "I"] | None = None, max_steps: int = 10_000
 ) -> Annotated[Array, "H"]:
@@ -519,7 +511,6 @@ def resting_state(
 
 
 @implements("eq-sharing-washout")
-@checked
 def washout_bound(
     cell: VanillaCell,
     h_0: Annotated[Array, "B H"],

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from rnnlib.backend import Array, backend_of, check_arrays, check_count, check_number, checked, is_torch
+from rnnlib.backend import Array, backend_of, check_arrays, check_count, check_number, is_torch
 from rnnlib.equations import implements
 
 MEL_SCALE, MEL_CORNER = 2595.0, 700.0
@@ -44,7 +44,6 @@ def hann_window(size: int) -> Annotated[Array, "N"]:
 
 
 @implements("eq-speech-frames")
-@checked
 def frames(samples: Annotated[Array, "S"], size: int, hop: int) -> Annotated[Array, "T N"]:
     """Overlapping pieces of a recording, as many as fit (:eq:`eq-speech-frames`).
 
@@ -67,7 +66,6 @@ def frames(samples: Annotated[Array, "S"], size: int, hop: int) -> Annotated[Arr
 
 
 @implements("eq-speech-spectrum")
-@checked
 def power_spectrum(windowed: Annotated[Array, "T N"], size: int | None = None) -> Annotated[Array, "T F"]:
     """The squared magnitude of the Fourier transform of each frame (:eq:`eq-speech-spectrum`).
 
@@ -181,7 +179,6 @@ def mel_filters(
 
 
 @implements("eq-speech-log-mel")
-@checked
 def log_mel(
     power: Annotated[Array, "T F"], filters: Annotated[Array, "M F"], floor: float = 1e-10
 ) -> Annotated[Array, "T M"]:
@@ -205,7 +202,6 @@ def log_mel(
 
 
 @implements("eq-speech-cepstra")
-@checked
 def cepstra(log_power: Annotated[Array, "T M"], count: int) -> Annotated[Array, "T K"]:
     """The cosine transform of each row: the shape of a spectrum in few numbers (:eq:`eq-speech-cepstra`).
 
@@ -282,7 +278,6 @@ def accumulate(cost: Annotated[Array, "T U"]) -> Annotated[Array, "T U"]:
 
 
 @implements("eq-dtw-distance")
-@checked
 def warping_distance(x: Annotated[Array, "T I"], y: Annotated[Array, "U I"]) -> Annotated[Array, ""]:
     """How far two sequences are apart at the speed that suits them best (:eq:`eq-dtw-distance`).
 
@@ -302,7 +297,6 @@ def warping_distance(x: Annotated[Array, "T I"], y: Annotated[Array, "U I"]) -> 
 
 
 @implements("eq-dtw-path")
-@checked
 def warping_path(cost: Annotated[Array, "T U"], D: Annotated[Array, "T U"]) -> list[tuple[int, int]]:
     """The cheapest way itself, found backwards from its end (:eq:`eq-dtw-path`).
 
