@@ -15,18 +15,23 @@ multiplied by. For torch modules there is ``torch.optim``, which these updates a
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
-from rnnlib.backend import Array, Checked, backend_of, check_arrays, check_count, check_number, check_share
+from rnnlib.backend import (
+    Array,
+    backend_of,
+    check_arrays,
+    check_count,
+    check_number,
+    check_share,
+    checked_with,
+)
 from rnnlib.equations import implements
 from rnnlib.gradients import _leaves, _map
 
-P = ParamSpec("P")
-R = TypeVar("R")
 ParametersT = TypeVar("ParametersT")
 
 Schedule: TypeAlias = Callable[[int], float]
@@ -53,29 +58,20 @@ def _check_hyperparameters(where: str, values: dict[str, Any]) -> None:
         _HYPERPARAMETERS[name](where, name, value)
 
 
-def _elementwise(function: Callable[P, R]) -> Checked[P, R]:
-    """Make an update refuse arrays that are not of one shape, and hyperparameters out of range."""
-    signature = inspect.signature(function)
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        where, arguments = function.__name__, signature.bind(*args, **kwargs).arguments
-        arrays = {name: x for name, x in arguments.items() if name not in _HYPERPARAMETERS}
-        # Any shape will do: every axis is a dimension of its own.
-        spec = " ".join(f"D{axis}" for axis in range(getattr(arguments["theta_prev"], "ndim", 0)))
-        check_arrays(where, [(name, x, spec) for name, x in arrays.items()])
-        _check_hyperparameters(where, {n: x for n, x in arguments.items() if n not in arrays})
-        return function(*args, **kwargs)
-
-    wrapper.unchecked = function  # type: ignore[attr-defined]
-    return wrapper  # type: ignore[return-value]
+def _check_update(where: str, arguments: dict[str, Any]) -> None:
+    """Arrays of one shape, whatever it is, and hyperparameters in their range."""
+    arrays = {name: x for name, x in arguments.items() if name not in _HYPERPARAMETERS}
+    # Any shape will do: every axis is a dimension of its own.
+    spec = " ".join(f"D{axis}" for axis in range(getattr(arguments["theta_prev"], "ndim", 0)))
+    check_arrays(where, [(name, x, spec) for name, x in arrays.items()])
+    _check_hyperparameters(where, {n: x for n, x in arguments.items() if n not in arrays})
 
 
 # --- the updates ----------------------------------------------------------------------------------
 
 
 @implements("eq-optim-momentum")
-@_elementwise
+@checked_with(_check_update)
 def momentum_update(
     theta_prev: Array, g_t: Array, v_prev: Array, rate: float, momentum: float = 0.9
 ) -> tuple[Array, Array]:
@@ -113,7 +109,7 @@ def _adam_direction(
 
 
 @implements("eq-optim-adam")
-@_elementwise
+@checked_with(_check_update)
 def adam_update(
     theta_prev: Array,
     g_t: Array,
@@ -153,7 +149,7 @@ def adam_update(
 
 
 @implements("eq-optim-adamw")
-@_elementwise
+@checked_with(_check_update)
 def adamw_update(
     theta_prev: Array,
     g_t: Array,
@@ -249,7 +245,7 @@ class Optimizer:
         Raises:
             TypeError, ValueError: no array at all, or something that is no collection.
         """
-        self._check("initial", {"parameters": parameters})
+        self._check(f"{type(self).__name__}.initial", {"parameters": parameters})
         zeros = {name: _map(lambda x: backend_of(x).zeros_like(x), parameters) for name in self.slots}
         return OptimizerState(0, zeros)
 
@@ -271,14 +267,15 @@ class Optimizer:
             TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; a gradient that is missing
                 or that belongs to no parameter; the state of another optimiser.
         """
+        where = f"{type(self).__name__}.step"
         if tuple(state.slots) != self.slots:
             raise ValueError(
-                f"{type(self).__name__}.step: state has the slots {tuple(state.slots)}, expected "
+                f"{where}: state has the slots {tuple(state.slots)}, expected "
                 f"{self.slots}: it belongs to another optimiser"
             )
         collections = {"parameters": parameters, "gradients": gradients, **state.slots}
-        self._check("step", collections)
-        rate = self.rate * check_number("step", "factor", factor, above=False)
+        self._check(where, collections)
+        rate = self.rate * check_number(where, "factor", factor, above=False)
         gs, slots = _named(gradients), [_named(state.slots[name]) for name in self.slots]
         updated = {
             name: self.update(theta, gs[name], tuple(s[name] for s in slots), state.steps + 1, rate)
@@ -287,8 +284,7 @@ class Optimizer:
         new = [_rebuild(parameters, {n: u[i] for n, u in updated.items()}) for i in range(1 + len(slots))]
         return new[0], OptimizerState(state.steps + 1, dict(zip(self.slots, new[1:], strict=True)))
 
-    def _check(self, method: str, collections: dict[str, Any]) -> None:
-        where = f"{type(self).__name__}.{method}"
+    def _check(self, where: str, collections: dict[str, Any]) -> None:
         named = {what: dict(_leaves("", collection)) for what, collection in collections.items()}
         expected = named["parameters"]
         if not expected:
