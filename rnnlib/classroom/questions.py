@@ -7,7 +7,6 @@ ever evaluated outside the sandbox. A student's process sees the inputs and noth
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,13 +120,11 @@ def _of_equation(
     label: str,
 ) -> tuple[Callable[[np.random.Generator], Sequence[Any]], Callable[..., Any]]:
     entry = equations.equation(label)
-    order = [name for name in inspect.signature(entry.function).parameters if name in entry.shapes]
     dims = sorted({dim for spec in entry.shapes.values() for dim in spec.split() if dim.isalpha()})
 
     def inputs(rng: np.random.Generator) -> Sequence[Any]:
         # Sizes that differ, so that no transposed product has the right shape by chance.
         sizes = dict(zip(dims, (int(n) for n in 2 + rng.permutation(len(dims) + 2)), strict=False))
-        drawn = equations.example(label, rng, sizes)
-        return [drawn[name] for name in order]
+        return list(equations.example(label, rng, sizes).values())
 
     return inputs, entry.function
