@@ -75,7 +75,7 @@ def find(folder: Path, name: str) -> list[Submission]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith((".", "__MACOSX")):
             continue
-        is_folder = path.is_dir() and not path.is_symlink()
+        is_folder = _is_folder(path)
         student = _student(path.name if is_folder else path.stem)
         if is_folder and _collected(path):
             path = path / name
@@ -86,6 +86,7 @@ def find(folder: Path, name: str) -> list[Submission]:
 
 
 def _is_folder(path: Path) -> bool:
+    """A folder itself; a link to one is not followed."""
     return path.is_dir() and not path.is_symlink()
 
 
@@ -136,7 +137,7 @@ def read(submission: Submission, name: str) -> tuple[bytes, list[str]]:
         names = ", ".join(path.name for path in submission.paths)
         raise Refused(f"handed in more than once ({names}); keep one")
     path = submission.paths[0]
-    candidates = list(_walk(path)) if path.is_dir() and not path.is_symlink() else [path]
+    candidates = list(_walk(path)) if _is_folder(path) else [path]
     books = [p for p in candidates if p.suffix.lower() == ".ipynb"]
     chosen, notes = _choose({str(p): p for p in books}, name, is_file=candidates == [path])
     if chosen is None:
