@@ -108,11 +108,6 @@ def _zero_beside(b: Array) -> Array:
     return -backend_of(b).zeros_like(b)
 
 
-def _copy(x: Array) -> Array:
-    """The same numbers in memory of their own."""
-    return backend_of(x).concat([x])
-
-
 def _gate(W: Array, b: Array) -> Gate:
     """The gate with weights on [h_{t-1}, x_t], (H, H+I), and one bias."""
     W_h, W_x = lstm.split.unchecked(W)
@@ -139,7 +134,7 @@ def _gates_of(cell: Any) -> dict[str, Gate]:
 def _cell_of(record: type, gates: Mapping[str, Gate], activation: str | None) -> Any:
     """The cell with these gates: the way back from :func:`_gates_of`."""
     if record is VanillaCell:
-        W_xh, _, W_hh, _ = (_copy(x) for x in gates["h"])
+        W_xh, _, W_hh, _ = (backend_of(x).copy(x) for x in gates["h"])
         return VanillaCell(W_xh, W_hh, _whole(gates["h"])[1], activation or "tanh")
     if record is LSTMCell:
         whole = {name: _whole(gate) for name, gate in gates.items()}
@@ -151,7 +146,7 @@ def _cell_of(record: type, gates: Mapping[str, Gate], activation: str | None) ->
     W_r, b_r = _whole(gates["r"])
     if record is GRUCell:
         return GRUCell(W_z, b_z, W_r, b_r, *_whole(gates["h"]))
-    return ResetAfterGRUCell(W_z, b_z, W_r, b_r, *(_copy(x) for x in gates["h"]))
+    return ResetAfterGRUCell(W_z, b_z, W_r, b_r, *(backend_of(x).copy(x) for x in gates["h"]))
 
 
 def _slab(cell: Any, order: str) -> Gate:

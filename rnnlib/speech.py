@@ -1,4 +1,4 @@
-"""Side, chapter 11: from a waveform to features, and how far two utterances are apart.
+"""Beside the floors, chapter 11: from a waveform to features, and how far two utterances are apart.
 
 A recording is cut into short overlapping frames; a Fourier transform says how much of each frequency a
 frame holds; triangular filters, narrow where the ear tells pitches apart well, sum neighbouring
@@ -85,12 +85,7 @@ def power_spectrum(windowed: Annotated[Array, "T N"], size: int | None = None) -
         raise TypeError(f"power_spectrum: windowed has dtype {windowed.dtype}, expected float32 or float64")
     N = int(windowed.shape[1])
     M = N if size is None else check_count("power_spectrum", "size", size, N)
-    if is_torch(windowed):
-        import torch
-
-        X = torch.fft.rfft(windowed, n=M)  # (T, F), complex
-    else:
-        X = np.fft.rfft(windowed, n=M)
+    X = backend_of(windowed).rfft(windowed, M, 1)  # (T, F), complex
     return X.real**2 + X.imag**2
 
 
