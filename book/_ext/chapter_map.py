@@ -140,10 +140,14 @@ Columns = list[dict[str, int]]
 """For each row, the column of each of its boxes."""
 
 
+def row_of(columns: Columns, docname: str) -> int:
+    """The row in which a chapter stands."""
+    return next(r for r, row in enumerate(columns) if docname in row)
+
+
 def route(columns: Columns, arrow: Arrow) -> list[float]:
     """Where an arrow passes each row from its start to its end: the way with the least sideways."""
-    (first,) = [r for r, row in enumerate(columns) if arrow.start in row]
-    (last,) = [r for r, row in enumerate(columns) if arrow.end in row]
+    first, last = row_of(columns, arrow.start), row_of(columns, arrow.end)
     begin, end = centre(columns[first][arrow.start]), centre(columns[last][arrow.end])
     ways: dict[float, tuple[float, list[float]]] = {begin: (0.0, [begin])}
     for row in columns[first + 1 : last]:
@@ -158,7 +162,7 @@ def route(columns: Columns, arrow: Arrow) -> list[float]:
 
 def lanes(columns: Columns, arrows: list[Arrow]) -> list[tuple[int, list[float]]]:
     """For each arrow the row of its start, and where it passes that row and each one down to its end."""
-    first = [next(r for r, row in enumerate(columns) if a.start in row) for a in arrows]
+    first = [row_of(columns, arrow.start) for arrow in arrows]
     paths = [route(columns, arrow) for arrow in arrows]
     shared: dict[tuple[int, float], list[int]] = {}
     for i, path in enumerate(paths):
