@@ -12,6 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from rnnlib import equations
+from rnnlib.vanilla import VanillaCell
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-1}
 """The relative error allowed, by dtype."""
@@ -118,6 +119,36 @@ def as_torch(arguments: Mapping[str, Any], requires_grad: bool = False) -> dict[
         name: torch.tensor(x, requires_grad=requires_grad) if isinstance(x, np.ndarray) else x
         for name, x in arguments.items()
     }
+
+
+def gradients_of(
+    function: Callable[..., Any], arguments: Mapping[str, Any], upstream: Any
+) -> list[np.ndarray]:
+    """What automatic differentiation says of all arguments, for this upstream gradient."""
+    import torch
+
+    leaves = as_torch(arguments, requires_grad=True)
+    found = torch.autograd.grad(function(**leaves), list(leaves.values()), torch.tensor(upstream))
+    return [g.numpy() for g in found]
+
+
+def torch_activation(name: str) -> Callable[[Any], Any]:
+    """An activation by its name, as torch has it."""
+    import torch
+
+    return {
+        "tanh": torch.tanh,
+        "logistic": torch.special.expit,
+        "relu": torch.nn.functional.relu,
+        "identity": lambda a: a,
+    }[name]
+
+
+def random_cell(rng: np.random.Generator, I: int, H: int, activation: str = "tanh") -> VanillaCell:
+    """A vanilla network with random weights and a random bias."""
+    return VanillaCell(
+        rng.normal(size=(H, I)), rng.normal(size=(H, H)) / np.sqrt(H), rng.normal(size=H), activation
+    )
 
 
 def _load(path: Path) -> Any:

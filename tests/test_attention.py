@@ -15,16 +15,9 @@ from hypothesis import strategies as st
 from rnnlib import attention
 from rnnlib.unroll import mask_from_lengths
 from tests.conftest import ROOT
-from tests.support import _load, as_torch, example, relative_error, seeds, sizes, to_numpy
+from tests.support import _load, as_torch, example, gradients_of, relative_error, seeds, sizes, to_numpy
 
 DIMS = ("T", "B", "S", "Q", "K", "A", "V")
-
-
-def gradients_of(function: Any, arguments: dict[str, Any], upstream: np.ndarray) -> list[np.ndarray]:
-    """What automatic differentiation says of all arguments, for this upstream gradient."""
-    leaves = as_torch(arguments, requires_grad=True)
-    found = torch.autograd.grad(function(**leaves), list(leaves.values()), torch.tensor(upstream))
-    return [g.numpy() for g in found]
 
 
 def additive_in_torch(q, k, W_q, W_k, b_e, v_e):

@@ -18,7 +18,7 @@ from rnnlib.gru import GRUCell
 from rnnlib.lstm import LSTMCell
 from rnnlib.unroll import unroll
 from rnnlib.vanilla import VanillaCell
-from tests.support import as_torch, example, seeds, sizes
+from tests.support import as_torch, example, seeds, sizes, torch_activation
 from tests.test_unroll import (
     CELLS,
     TORCH_MODULES,
@@ -39,13 +39,6 @@ from tests.test_unroll import (
 any_sizes = sizes("T", "B", "I", "H", high=5)
 any_cell = st.sampled_from(CELLS)
 drops = st.sampled_from(["none", "new", "variational"])
-
-TORCH_ACTIVATION = {
-    "tanh": torch.tanh,
-    "logistic": torch.special.expit,
-    "relu": torch.nn.functional.relu,
-    "identity": lambda a: a,
-}
 
 
 def random_stack(rng, I, H, types, residual=False, both_ways=()):
@@ -76,7 +69,7 @@ def test_one_step_of_one_layer_agrees_with_torch(agree, n, activation, seed):
     arguments = example("eq-deep-hidden", seed, n)
     t = as_torch(arguments, requires_grad=True)
     linear = torch.nn.functional.linear
-    expected = TORCH_ACTIVATION[activation](
+    expected = torch_activation(activation)(
         linear(t["h_below"], t["W_xh"], t["b_h"]) + linear(t["h_prev"], t["W_hh"])
     )
     agree(

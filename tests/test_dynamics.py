@@ -21,22 +21,19 @@ from rnnlib.initialisation import orthogonal, spectral_radius, with_spectral_rad
 from rnnlib.lstm import LSTMCell
 from rnnlib.unroll import unroll
 from rnnlib.vanilla import VanillaCell
-from tests.support import as_torch, example, relative_error, seeds, sizes, to_numpy
+from tests.support import (
+    as_torch,
+    example,
+    random_cell,
+    relative_error,
+    seeds,
+    sizes,
+    to_numpy,
+    torch_activation,
+)
 
-TORCH_ACTIVATION = {
-    "tanh": torch.tanh,
-    "logistic": torch.special.expit,
-    "relu": torch.nn.functional.relu,
-    "identity": lambda a: a,
-}
 names = st.sampled_from(activations.ACTIVATIONS)
 BACKENDS = pytest.mark.parametrize("convert", [np.asarray, torch.tensor], ids=["numpy", "torch"])
-
-
-def random_cell(rng: np.random.Generator, I: int, H: int, activation: str = "tanh") -> VanillaCell:
-    return VanillaCell(
-        rng.normal(size=(H, I)), rng.normal(size=(H, H)) / np.sqrt(H), rng.normal(size=H), activation
-    )
 
 
 def torch_rnn(cell: VanillaCell) -> torch.nn.RNN:
@@ -433,7 +430,7 @@ def test_the_jacobian_of_a_turn_agrees_with_autograd(agree, n, activation, seed)
     rng = np.random.default_rng(seed)
     W, b = rng.normal(size=(n["H"], n["H"])), rng.normal(size=n["H"])
     start = torch.tensor(rng.normal(size=n["H"]))
-    W_t, b_t, act = torch.tensor(W), torch.tensor(b), TORCH_ACTIVATION[activation]
+    W_t, b_t, act = torch.tensor(W), torch.tensor(b), torch_activation(activation)
 
     def turn(h):
         for _ in range(n["P"]):
@@ -589,7 +586,7 @@ def test_a_rotation_settles_on_a_ring_when_its_gain_passes_one(angle):
 def test_the_rate_agrees_with_numpy(agree, n, activation, seed):
     W = example("eq-dynamics-rate", seed, n)["W_hh"]
     a = torch.linspace(-3, 3, 2001, dtype=torch.float64).requires_grad_()  # holds 0 exactly
-    (slopes,) = torch.autograd.grad(TORCH_ACTIVATION[activation](a).sum(), a)
+    (slopes,) = torch.autograd.grad(torch_activation(activation)(a).sum(), a)
     expected = np.array(float(slopes.max()) * np.linalg.norm(W, 2))
     for convert in (np.asarray, torch.tensor):
         rate = dynamics.contraction_rate(convert(W), activation)

@@ -18,21 +18,18 @@ from hypothesis import strategies as st
 from rnnlib import activations, gradients, gru, initialisation, lstm
 from rnnlib.unroll import unroll
 from rnnlib.vanilla import VanillaCell
-from tests.support import as_torch, example, relative_error, seeds, sizes, to_numpy
+from tests.support import (
+    as_torch,
+    example,
+    random_cell,
+    relative_error,
+    seeds,
+    sizes,
+    to_numpy,
+    torch_activation,
+)
 
-TORCH_ACTIVATION = {
-    "tanh": torch.tanh,
-    "logistic": torch.special.expit,
-    "relu": torch.nn.functional.relu,
-    "identity": lambda a: a,
-}
 names = st.sampled_from(activations.ACTIVATIONS)
-
-
-def random_cell(rng: np.random.Generator, I: int, H: int, activation: str = "tanh") -> VanillaCell:
-    return VanillaCell(
-        rng.normal(size=(H, I)), rng.normal(size=(H, H)) / np.sqrt(H), rng.normal(size=H), activation
-    )
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ def test_the_jacobian_of_a_vanilla_step_agrees_with_autograd(agree, n, activatio
     expected = np.stack(
         [
             torch.autograd.functional.jacobian(
-                lambda h, x=x: TORCH_ACTIVATION[activation](W_hh.mv(h) + W_xh.mv(x) + b_h), h
+                lambda h, x=x: torch_activation(activation)(W_hh.mv(h) + W_xh.mv(x) + b_h), h
             ).numpy()
             for x, h in zip(torch.tensor(x_t), torch.tensor(h_prev), strict=True)
         ]
@@ -192,7 +189,7 @@ def test_the_jacobian_of_the_other_parametrisation_agrees_with_autograd(agree, n
         gradients.preactivation_jacobian,
         "torch.autograd",
         gradients.preactivation_jacobian(**arguments, activation=activation),
-        autograd_jacobian(lambda a: W_hh.mv(TORCH_ACTIVATION[activation](a)), arguments["a_prev"]),
+        autograd_jacobian(lambda a: W_hh.mv(torch_activation(activation)(a)), arguments["a_prev"]),
     )
 
 
@@ -204,7 +201,7 @@ def test_the_form_of_the_notes_is_exact_in_two_readings(agree, n, activation, se
     H = n["H"]
     W = rng.normal(size=(H, H))
     W_t, b = torch.tensor(W), torch.tensor(rng.normal(size=H))
-    sigma = TORCH_ACTIVATION[activation]
+    sigma = torch_activation(activation)
 
     a_prev = rng.normal(size=(n["B"], H))
     agree(
@@ -279,7 +276,7 @@ def test_products_along_a_trajectory_agree_with_autograd(agree, n, activation, s
 
     def run(h, first, b):
         for t in range(first, n["T"]):
-            h = TORCH_ACTIVATION[activation](W_hh.mv(h) + W_xh.mv(torch.tensor(xs[t, b])) + b_h)
+            h = torch_activation(activation)(W_hh.mv(h) + W_xh.mv(torch.tensor(xs[t, b])) + b_h)
         return h
 
     before = np.concatenate([h_0[None], trajectory.hs])  # (T+1, B, H)
@@ -470,7 +467,7 @@ def test_no_step_exceeds_its_bound(agree, n, activation, seed):
     a_t, W_hh = arguments["a_t"], arguments["W_hh"]
     result = gradients.step_bound(a_t, W_hh, activation)
     at = torch.tensor(a_t, requires_grad=True)
-    (slopes,) = torch.autograd.grad(TORCH_ACTIVATION[activation](at).sum(), at)
+    (slopes,) = torch.autograd.grad(torch_activation(activation)(at).sum(), at)
     slopes = slopes.numpy()
     agree(
         gradients.step_bound,
@@ -499,7 +496,7 @@ def test_no_product_exceeds_its_bound(agree, n, activation, seed):
     a_ts, W_hh = arguments["a_ts"], arguments["W_hh"]
     result = gradients.product_bound(a_ts, W_hh, activation)
     at = torch.tensor(a_ts, requires_grad=True)
-    (slopes,) = torch.autograd.grad(TORCH_ACTIVATION[activation](at).sum(), at)
+    (slopes,) = torch.autograd.grad(torch_activation(activation)(at).sum(), at)
     slopes = slopes.numpy()
     bound, actual = np.ones((n["T"] + 1, n["B"])), np.ones((n["T"] + 1, n["B"]))
     for b in range(n["B"]):
@@ -534,7 +531,7 @@ def test_the_largest_slope_is_what_a_search_finds(activation):
 
     def negative_slope(a):
         at = torch.tensor(float(a), dtype=torch.float64, requires_grad=True)
-        value = TORCH_ACTIVATION[activation](at)
+        value = torch_activation(activation)(at)
         return -torch.autograd.grad(value, at)[0].item()
 
     found = scipy.optimize.minimize_scalar(negative_slope, bounds=(-3.0, 3.1), method="bounded")

@@ -14,19 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnnlib import scan, tasks
-from tests.support import as_torch, example, relative_error, seeds, sizes, to_numpy
+from tests.support import as_torch, example, gradients_of, relative_error, seeds, sizes, to_numpy
 
 SCANS = {"sequential": scan.sequential, "hillis-steele": scan.hillis_steele, "blelloch": scan.blelloch}
 each_scan = pytest.mark.parametrize("prefixes", SCANS.values(), ids=SCANS)
 each_method = pytest.mark.parametrize("method", scan.METHODS)
 lengths = st.integers(1, 40)
-
-
-def gradients_of(function: Any, arguments: dict[str, Any], upstream: np.ndarray) -> list[np.ndarray]:
-    """What automatic differentiation says of all arguments, for this upstream gradient."""
-    leaves = as_torch(arguments, requires_grad=True)
-    found = torch.autograd.grad(function(**leaves), list(leaves.values()), torch.tensor(upstream))
-    return [g.numpy() for g in found]
 
 
 # --- pairs --------------------------------------------------------------------------------------

@@ -19,14 +19,8 @@ from rnnlib import activations, sharing
 from rnnlib.cell import arrays_of, map_arrays
 from rnnlib.sharing import SharedNetwork, UnsharedNetwork
 from rnnlib.unroll import unroll
-from tests.support import as_torch, example, seeds, sizes
+from tests.support import as_torch, example, seeds, sizes, torch_activation
 
-TORCH_ACTIVATION = {
-    "tanh": torch.tanh,
-    "logistic": torch.special.expit,
-    "relu": torch.nn.functional.relu,
-    "identity": lambda a: a,
-}
 ACTIVATION = st.sampled_from(activations.ACTIVATIONS)
 NAMES = ("W_xh", "W_hh", "b_h", "W_hy", "b_y")
 
@@ -55,7 +49,7 @@ def reference_forward(network, xs, h_0):
     h, hs, ys = h_0, [], []
     for x, *parameters in zip(xs, *(getattr(network, name) for name in NAMES), strict=True):
         W_xh, W_hh, b_h, W_hy, b_y = parameters
-        h = TORCH_ACTIVATION[network.activation](
+        h = torch_activation(network.activation)(
             torch.nn.functional.linear(torch.cat([h, x], 1), torch.cat([W_hh, W_xh], 1), b_h)
         )
         hs.append(h)

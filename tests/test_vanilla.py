@@ -13,20 +13,7 @@ from hypothesis import strategies as st
 from rnnlib import activations, vanilla
 from rnnlib.cell import replace_unchecked
 from rnnlib.vanilla import VanillaCell
-from tests.support import as_torch, example, seeds, sizes
-
-TORCH_ACTIVATION = {
-    "tanh": torch.tanh,
-    "logistic": torch.special.expit,
-    "relu": torch.nn.functional.relu,
-    "identity": lambda a: a,
-}
-
-
-def random_cell(rng: np.random.Generator, I: int, H: int, activation: str = "tanh") -> VanillaCell:
-    return VanillaCell(
-        rng.normal(size=(H, I)), rng.normal(size=(H, H)) / np.sqrt(H), rng.normal(size=H), activation
-    )
+from tests.support import as_torch, example, random_cell, seeds, sizes, torch_activation
 
 
 @pytest.mark.equation("eq-vanilla-preactivation", "eq-vanilla-hidden")
@@ -91,7 +78,7 @@ def test_local_derivatives_agree_with_autograd(agree, n, activation, seed):
         vanilla.hidden_state_backward,
         "torch.autograd",
         vanilla.hidden_state_backward(d_h_t, a.detach().numpy(), activation),
-        torch.autograd.grad(TORCH_ACTIVATION[activation](a), a, torch.tensor(d_h_t))[0],
+        torch.autograd.grad(torch_activation(activation)(a), a, torch.tensor(d_h_t))[0],
     )
 
     arguments = example("eq-vanilla-output", seed, n)
@@ -121,7 +108,7 @@ def test_a_step_backward_agrees_with_autograd(agree, n, activation, seed):
     x, h, W_xh, W_hh, b_h = (
         torch.tensor(v, requires_grad=True) for v in (x_t, h_prev, cell.W_xh, cell.W_hh, cell.b_h)
     )
-    h_t = TORCH_ACTIVATION[activation](
+    h_t = torch_activation(activation)(
         torch.nn.functional.linear(h, W_hh) + torch.nn.functional.linear(x, W_xh, b_h)
     )
     agree(
