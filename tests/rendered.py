@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.support import _load
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
@@ -21,7 +22,7 @@ def jupyter_book(source: Path, *options: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, timeout=1500)
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = _load(ROOT / "tools" / "chromium.py").PATH
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",

@@ -10,11 +10,11 @@ time tells on which page each heading stands, the second has these numbers in th
 
 import argparse
 import html
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
+import chromium
 import yaml
 from playwright.sync_api import sync_playwright
 from pypdf import PdfReader, PdfWriter
@@ -159,13 +159,13 @@ def bind(draft: Path, target: Path, config: dict, entries: list, folios: dict[st
     writer.write(target)
 
 
-def make(root: Path, site: Path, target: Path, chromium: str) -> None:
+def make(root: Path, site: Path, target: Path) -> None:
     """Print the book whose table of contents is in ``root`` and whose pages are in ``site``."""
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     documents, captions = sources.toc_documents(root), parts(root)
     slugs = {(site / f"{name}.html").resolve().as_uri(): name.replace("/", "-") for name in documents}
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = chromium.launch(playwright)
         page = browser.new_page(viewport={"width": 643, "height": 1000}, color_scheme="light")
         page.set_default_timeout(0)
         page.emulate_media(media="print")
@@ -217,10 +217,7 @@ def main() -> None:
     parser.add_argument("target", type=Path, help="the PDF to write")
     parser.add_argument("--root", type=Path, default=ROOT, help="where _toc.yml and _config.yml are")
     arguments = parser.parse_args()
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        sys.exit("The PDF is printed by Chromium, and there is none on this machine.")
-    make(arguments.root, arguments.site, arguments.target, chromium)
+    make(arguments.root, arguments.site, arguments.target)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import argparse
 import functools
 import gzip
 import http.server
-import shutil
 import statistics
 import sys
 import threading
@@ -20,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import chromium
 from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,14 +100,13 @@ def main() -> None:
         import sources
 
         arguments.pages = sources.toc_documents(ROOT)
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     print(
         f"{'page':44} paint s  requests "
         + " ".join(f"{kind[:8]:>8}" for kind in KINDS)
         + "   all kB  gzip kB"
     )
     with served(arguments.site) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = chromium.launch(playwright)
         for name in arguments.pages:
             url = f"{address}/{name}.html"
             page = browser.new_page()
