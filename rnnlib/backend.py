@@ -727,15 +727,14 @@ def check_lapack(where: str, name: str, x: Array) -> None:
         )
 
 
-def check_draw(where: str, rng: Any, dtype: Any) -> None:
-    """Refuse what nothing can be drawn with.
+def check_generator(where: str, rng: Any) -> None:
+    """Refuse what is no generator of NumPy, such as a seed.
 
     Raises:
-        TypeError: ``rng`` is no generator of NumPy, or ``dtype`` no real floating-point dtype of it.
+        TypeError: naming what came.
     """
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"{where}: rng is a {type(rng).__name__}, expected a numpy.random.Generator")
-    check_dtype(where, dtype)
 
 
 def check_dtype(where: str, dtype: Any) -> None:
@@ -746,3 +745,13 @@ def check_dtype(where: str, dtype: Any) -> None:
     """
     if not np.issubdtype(dtype, np.floating):
         raise TypeError(f"{where}: dtype is {dtype!r}, expected a real floating-point dtype of NumPy")
+
+
+def check_draw(where: str, rng: Any, dtype: Any) -> None:
+    """Refuse what no array of floating-point numbers can be drawn with.
+
+    Raises:
+        TypeError: see :func:`check_generator` and :func:`check_dtype`.
+    """
+    check_generator(where, rng)
+    check_dtype(where, dtype)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from rnnlib import vanilla
-from rnnlib.backend import Array, backend_of, check_arrays, check_share, is_array
+from rnnlib.backend import Array, backend_of, check_arrays, check_generator, check_share, is_array
 from rnnlib.bptt import (
     Gradients,
     LossGradient,
@@ -260,8 +260,9 @@ def dropout_masks(
         variational.
 
     Raises:
-        TypeError, ValueError: a rate out of range.
+        TypeError, ValueError: no generator; a rate out of range.
     """
+    check_generator("dropout_masks", rng)
     rate = check_share("dropout_masks", "rate", rate, below=True)
     T, B = int(xs.shape[0]), int(xs.shape[1])
     masks = []

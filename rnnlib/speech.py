@@ -16,7 +16,15 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from rnnlib.backend import Array, backend_of, check_arrays, check_count, check_number, is_torch
+from rnnlib.backend import (
+    Array,
+    backend_of,
+    check_arrays,
+    check_count,
+    check_generator,
+    check_number,
+    is_torch,
+)
 from rnnlib.equations import implements
 
 MEL_SCALE, MEL_CORNER = 2595.0, 700.0
@@ -429,10 +437,11 @@ def join_utterances(
 
     Raises:
         TypeError, ValueError: not as many labels as utterances, labels that are no whole numbers of at
-            least 0, a count out of range; see :func:`warping_distances` for the utterances.
+            least 0, a count out of range, no generator; see :func:`warping_distances` for the utterances.
     """
     where = "join_utterances"
     _check_sequences(where, utterances=utterances)
+    check_generator(where, rng)
     if len(labels) != len(utterances):
         raise ValueError(
             f"{where}: labels has {len(labels)} entries, expected {len(utterances)} set by utterances"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnlib.backend import check_choice, check_count, check_draw
+from rnnlib.backend import check_choice, check_count, check_draw, check_generator
 
 
 class Batch(NamedTuple):
@@ -290,7 +290,7 @@ def reversal(length: int, batch_size: int, rng: np.random.Generator, *, symbols:
     Raises:
         TypeError, ValueError: an argument is no whole number, too small, or no generator.
     """
-    check_draw("reversal", rng, np.float32)
+    check_generator("reversal", rng)
     S = check_count("reversal", "length", length)
     B = check_count("reversal", "batch_size", batch_size)
     symbols = check_count("reversal", "symbols", symbols, 2)

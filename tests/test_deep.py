@@ -594,3 +594,5 @@ def test_what_does_not_fit_is_refused():
             deep.dropout_mask(mask, rate)
         with pytest.raises(ValueError, match=f"rate is {rate}, expected a number from 0 to below 1"):
             deep.dropout_masks(rng, network, xs, rate)
+    with pytest.raises(TypeError, match="rng is a int, expected a numpy"):
+        deep.dropout_masks(0, network, xs, 0.5)

@@ -283,6 +283,8 @@ def test_what_does_not_fit_is_refused():
         speech.join_utterances([x, x], [1, 1.5], 3, rng)
     with pytest.raises(ValueError, match="most is 1, expected a whole number of at least 2"):
         speech.join_utterances([x], [1], 3, rng, most=1)
+    with pytest.raises(TypeError, match="join_utterances: rng is a int, expected a numpy"):
+        speech.join_utterances([x], [1], 3, 0)
 
 
 # --- the experiment ---------------------------------------------------------------------------
