@@ -374,6 +374,17 @@ def _terms(dim: str) -> tuple[tuple[int, str], ...] | None:
 Entry: TypeAlias = tuple[str, Array, str]
 
 
+def any_shape(name: str, x: Array) -> str:
+    """A declaration that fits whatever shape an array has: every axis is a dimension of its own.
+
+    Args:
+        name: what its dimensions begin with, a capital letter first. Arrays with one name must have one
+            shape.
+        x: the array.
+    """
+    return " ".join(f"{name}axis{axis}" for axis in range(getattr(x, "ndim", 0)))
+
+
 def check_arrays(where: str, entries: Sequence[Entry], allow_nan: bool = False) -> dict[str, int]:
     """Hold arrays to their declared shapes, to one kind, one dtype and one device.
 

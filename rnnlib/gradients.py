@@ -9,10 +9,9 @@ A *lag* is t - k, the number of steps between a state s_k and the state s_t that
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from rnnlib import activations
 from rnnlib.backend import (
     Array,
     Checked,
+    any_shape,
     backend_of,
     check_arrays,
     check_choice,
@@ -28,9 +28,8 @@ from rnnlib.backend import (
     check_lapack,
     check_number,
     checked,
-    is_array,
 )
-from rnnlib.cell import Cell, State, replace_unchecked
+from rnnlib.cell import Cell, State, arrays_in, map_collection, named_arrays
 from rnnlib.equations import implements
 from rnnlib.initialisation import orthogonal, spectral_radius
 from rnnlib.unroll import Trajectory, initial_state
@@ -593,44 +592,9 @@ def lyapunov_exponents(
 # --- clipping ---------------------------------------------------------------------------------
 
 
-def _leaves(name: str, gradients: Any, in_record: bool = False) -> Iterator[tuple[str, Array]]:
-    """The arrays in a collection of gradients, with the names to call them in a message."""
-    if is_array(gradients):
-        yield name, gradients
-    elif dataclasses.is_dataclass(gradients) and not isinstance(gradients, type):
-        for field in dataclasses.fields(gradients):
-            yield from _leaves(f"{name}.{field.name}", getattr(gradients, field.name), in_record=True)
-    elif isinstance(gradients, dict):
-        for key, value in gradients.items():
-            yield from _leaves(f"{name}[{key!r}]", value, in_record)
-    elif isinstance(gradients, list | tuple):
-        for i, value in enumerate(gradients):
-            yield from _leaves(f"{name}[{i}]", value, in_record)
-    elif gradients is not None and not in_record:  # a record may hold an activation's name, for example
-        raise TypeError(
-            f"{name} is a {type(gradients).__name__}, expected an array, a record or a collection"
-        )
-
-
-def _map(function: Callable[[Array], Array], gradients: Any) -> Any:
-    """The same collection with ``function`` applied to its arrays; what is no array is kept."""
-    if is_array(gradients):
-        # NumPy turns an array of shape () into a number.
-        return backend_of(gradients).asarray(function(gradients), like=gradients)
-    if dataclasses.is_dataclass(gradients) and not isinstance(gradients, type):
-        fields = {f.name: getattr(gradients, f.name) for f in dataclasses.fields(gradients)}
-        return replace_unchecked(gradients, **{name: _map(function, value) for name, value in fields.items()})
-    if isinstance(gradients, dict):
-        return {key: _map(function, value) for key, value in gradients.items()}
-    if isinstance(gradients, list | tuple):
-        values = [_map(function, value) for value in gradients]
-        return type(gradients)(*values) if hasattr(gradients, "_fields") else type(gradients)(values)
-    return gradients
-
-
 def _global_unit_and_ratio(gradients: Any) -> tuple[Array, Array]:
     """The norm of all arrays together as a product of two (see :func:`_unit_and_ratio`)."""
-    leaves = [g for _, g in _leaves("gradients", gradients)]
+    leaves = list(named_arrays(gradients).values())
     xp = backend_of(leaves[0])
     units, ratios = zip(*(_unit_and_ratio(g.reshape(-1)) for g in leaves), strict=True)
     unit = xp.amax(xp.stack(units), 0)
@@ -643,12 +607,10 @@ def _checks_gradients(function: Callable[..., Any]) -> Checked[..., Any]:
     @functools.wraps(function)
     def wrapper(gradients: Any, *args: Any, **kwargs: Any) -> Any:
         where = function.__name__
-        leaves = list(_leaves("gradients", gradients))
+        leaves = list(arrays_in(where, "gradients", gradients))
         if not leaves:
             raise ValueError(f"{where}: gradients holds no array, expected at least one")
-        # Any shape will do: every axis is a dimension of its own.
-        specs = [" ".join(f"D{i}axis{axis}" for axis in range(g.ndim)) for i, (_, g) in enumerate(leaves)]
-        check_arrays(where, [(name, g, spec) for (name, g), spec in zip(leaves, specs, strict=True)])
+        check_arrays(where, [(name, g, any_shape(f"D{i}", g)) for i, (name, g) in enumerate(leaves)])
         xp = backend_of(leaves[0][1])
         for name, g in leaves:
             bad = xp.first_nan(xp.where(xp.abs(g) < math.inf, xp.zeros_like(g), math.nan))
@@ -689,7 +651,7 @@ def clip_by_value(gradients: GradientsT, limit: float) -> GradientsT:
         c = min(limit, xp.largest(g))  # what lies above is beyond every entry
         return xp.where(g > c, c, xp.where(g < -c, -c, g))
 
-    return _map(clip, gradients)
+    return map_collection(clip, gradients)
 
 
 @implements("eq-gradients-global-norm")
@@ -740,10 +702,10 @@ def clip_by_norm(gradients: GradientsT, threshold: float) -> tuple[GradientsT, A
     unit, ratio = _global_unit_and_ratio(gradients)
     with np.errstate(over="ignore"):
         norm = unit * ratio
-    _, some = next(_leaves("gradients", gradients))
+    some = next(iter(named_arrays(gradients).values()))
     xp = backend_of(some)
     threshold = min(threshold, xp.largest(some))  # what lies above is beyond every norm
     short = norm <= threshold  # never so where the norm is NaN, which then reaches every entry
     # By the parts of the norm, so that a gradient whose norm overflows is still shortened to θ.
     factor = xp.where(short, 1.0, threshold / xp.where(short, 1.0, unit) / xp.where(short, 1.0, ratio))
-    return _map(lambda g: g * factor, gradients), norm
+    return map_collection(lambda g: g * factor, gradients), norm

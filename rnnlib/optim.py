@@ -22,6 +22,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from rnnlib.backend import (
     Array,
+    any_shape,
     backend_of,
     check_arrays,
     check_count,
@@ -29,8 +30,8 @@ from rnnlib.backend import (
     check_share,
     checked_with,
 )
+from rnnlib.cell import arrays_in, map_collection, named_arrays, with_arrays
 from rnnlib.equations import implements
-from rnnlib.gradients import _leaves, _map
 
 ParametersT = TypeVar("ParametersT")
 
@@ -61,8 +62,7 @@ def _check_hyperparameters(where: str, values: dict[str, Any]) -> None:
 def _check_update(where: str, arguments: dict[str, Any]) -> None:
     """Arrays of one shape, whatever it is, and hyperparameters in their range."""
     arrays = {name: x for name, x in arguments.items() if name not in _HYPERPARAMETERS}
-    # Any shape will do: every axis is a dimension of its own.
-    spec = " ".join(f"D{axis}" for axis in range(getattr(arguments["theta_prev"], "ndim", 0)))
+    spec = any_shape("D", arguments["theta_prev"])
     check_arrays(where, [(name, x, spec) for name, x in arrays.items()])
     _check_hyperparameters(where, {n: x for n, x in arguments.items() if n not in arrays})
 
@@ -208,17 +208,6 @@ class OptimizerState:
     slots: dict[str, Any]
 
 
-def _named(collection: Any) -> dict[str, Array]:
-    """The arrays in a record, list, tuple or dict by the way to them, such as ``".W_hh"``."""
-    return dict(_leaves("", collection))
-
-
-def _rebuild(collection: ParametersT, arrays: dict[str, Array]) -> ParametersT:
-    """The same collection with other arrays in it, by the names of :func:`_named`."""
-    values = iter([arrays[name] for name in _named(collection)])
-    return _map(lambda _: next(values), collection)
-
-
 class Optimizer:
     """What :class:`SGD`, :class:`Adam` and :class:`AdamW` share: a step for a whole collection of arrays.
 
@@ -246,8 +235,11 @@ class Optimizer:
             TypeError, ValueError: no array at all, or something that is no collection.
         """
         self._check(f"{type(self).__name__}.initial", {"parameters": parameters})
-        zeros = {name: _map(lambda x: backend_of(x).zeros_like(x), parameters) for name in self.slots}
-        return OptimizerState(0, zeros)
+
+        def zeros(x: Array) -> Array:
+            return backend_of(x).zeros_like(x)
+
+        return OptimizerState(0, {name: map_collection(zeros, parameters) for name in self.slots})
 
     def step(
         self, parameters: ParametersT, gradients: Any, state: OptimizerState, factor: float = 1.0
@@ -276,16 +268,19 @@ class Optimizer:
         collections = {"parameters": parameters, "gradients": gradients, **state.slots}
         self._check(where, collections)
         rate = self.rate * check_number(where, "factor", factor, above=False)
-        gs, slots = _named(gradients), [_named(state.slots[name]) for name in self.slots]
+        gs, slots = named_arrays(gradients), [named_arrays(state.slots[name]) for name in self.slots]
         updated = {
             name: self.update(theta, gs[name], tuple(s[name] for s in slots), state.steps + 1, rate)
-            for name, theta in _named(parameters).items()
+            for name, theta in named_arrays(parameters).items()
         }
-        new = [_rebuild(parameters, {n: u[i] for n, u in updated.items()}) for i in range(1 + len(slots))]
+        new = [with_arrays(parameters, {n: u[i] for n, u in updated.items()}) for i in range(1 + len(slots))]
         return new[0], OptimizerState(state.steps + 1, dict(zip(self.slots, new[1:], strict=True)))
 
     def _check(self, where: str, collections: dict[str, Any]) -> None:
-        named = {what: dict(_leaves("", collection)) for what, collection in collections.items()}
+        named = {
+            what: {name.removeprefix(what): x for name, x in arrays_in(where, what, collection)}
+            for what, collection in collections.items()
+        }
         expected = named["parameters"]
         if not expected:
             raise ValueError(f"{where}: parameters holds no array, expected at least one")
@@ -299,7 +294,7 @@ class Optimizer:
                 )
         entries = []
         for i, (name, theta) in enumerate(expected.items()):
-            spec = " ".join(f"D{i}axis{axis}" for axis in range(theta.ndim))
+            spec = any_shape(f"D{i}", theta)
             entries += [(f"{what}{name}", arrays[name], spec) for what, arrays in named.items()]
         check_arrays(where, entries)
 

@@ -34,6 +34,7 @@ import numpy as np
 
 from rnnlib import gradients, optim
 from rnnlib.backend import Array, check_choice, check_count, check_number, is_torch
+from rnnlib.cell import arrays_in, named_arrays, with_arrays
 from rnnlib.optim import Schedule
 
 if TYPE_CHECKING:
@@ -627,7 +628,7 @@ class _NumPyRun(_OneProcess):
             )
         if precision is not None:
             raise ValueError(f"fit: precision is {precision!r}, expected None for NumPy parameters")
-        if any(is_torch(x) for x in optim._named(model).values()):
+        if any(is_torch(x) for _, x in arrays_in("fit", "model", model)):
             raise TypeError("fit: model is a collection of torch tensors, expected a module or NumPy arrays")
         self.model, self._loss, self._optimizer = model, loss, optimizer
         self._clip_norm = clip_norm
@@ -649,21 +650,21 @@ class _NumPyRun(_OneProcess):
         return float(evaluate(self.model))
 
     def arrays(self) -> Arrays:
-        return optim._named(self.model)
+        return named_arrays(self.model)
 
     def set_arrays(self, arrays: Arrays) -> None:
-        self.model = optim._rebuild(self.model, arrays)
+        self.model = with_arrays(self.model, arrays)
 
     def settings(self) -> dict[str, Any]:
         return {"optimizer": repr(self._optimizer)}
 
     def memory(self) -> tuple[Arrays, dict[str, Any]]:
         slots = self._state.slots.items()
-        arrays = {f"{name}{way}": x for name, slot in slots for way, x in optim._named(slot).items()}
+        arrays = {f"{name}{way}": x for name, slot in slots for way, x in named_arrays(slot).items()}
         return arrays, {"steps": self._state.steps}
 
     def set_memory(self, arrays: Arrays, state: dict[str, Any]) -> None:
-        slots = {name: optim._rebuild(slot, _under(name, arrays)) for name, slot in self._state.slots.items()}
+        slots = {name: with_arrays(slot, _under(name, arrays)) for name, slot in self._state.slots.items()}
         self._state = optim.OptimizerState(state["steps"], slots)
 
     def finish(self) -> None:
@@ -745,13 +746,13 @@ def restore(model: ModelT, checkpoint: str | os.PathLike[str]) -> ModelT:
     module = _is_module(model)
     arrays, _ = _read("restore", path, module)
     values = _under("best/", arrays) or _under("model/", arrays)
-    here = dict(model.state_dict()) if module else optim._named(model)  # type: ignore[attr-defined]
+    here = dict(model.state_dict()) if module else named_arrays(model)  # type: ignore[attr-defined]
     with _refusing("restore", path, "it needs a model like the one that was trained"):
         _check_same("the array", _layout(values), _layout(here))
     if module:
         model.load_state_dict(values)  # type: ignore[attr-defined]
         return model
-    return optim._rebuild(model, values)
+    return with_arrays(model, values)
 
 
 # --- the loop -------------------------------------------------------------------------------------
