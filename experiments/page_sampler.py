@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import argparse
 import base64
-import datetime
 import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import rnnlib
-from rnnlib import convert, datasets, gru, language, losses, nn, optim, train
+from rnnlib import benchmark, convert, datasets, gru, language, losses, nn, optim, train
 
 OUTPUT = Path(__file__).resolve().parents[1] / "book" / "assets" / "sampler" / "weights.js"
 SETTINGS = {"hidden_size": 192, "B": 64, "T": 96, "rate": 5e-3, "clip_norm": 1.0, "seed": 0}
@@ -158,15 +155,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"--device {options.device} --steps {options.steps}",
             "settings": SETTINGS | {"steps": options.steps},
             "bits_per_character": {"as trained": before, "as exported": after},
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            **benchmark.environment(options.device),
             "seconds": round(time.perf_counter() - began),
-            "device": torch.cuda.get_device_name() if options.device == "cuda" else "CPU, one thread",
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "rnnlib": rnnlib.__version__,
-            },
         },
         "alphabet": alphabet.characters,
         "parameters": exported,

@@ -17,9 +17,7 @@ chapter reads it. ``--quick`` does the same with everything small, in seconds, t
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
 import sys
 import time
 from pathlib import Path
@@ -28,11 +26,10 @@ from typing import Any
 import numpy as np
 import torch
 
-import rnnlib
-from rnnlib import ctc, datasets, optim, speech, train
+from rnnlib import benchmark, ctc, datasets, optim, speech, train
 from rnnlib.models import SequenceClassifier, SequenceLabeller
 
-COMMAND = "python experiments/speech.py --device cuda"
+COMMAND = "python experiments/speech.py --device "
 SPEAKERS = 9
 NETWORKS: dict[str, dict[str, Any]] = {
     "vanilla": {"cell": "rnn"},
@@ -55,7 +52,6 @@ class Data:
         self.train, self.test = datasets.japanese_vowels()
         every = np.arange(len(self.train.frames))
         self.every, self.fit, self.validation = every, every[every % 5 != 4], every[every % 5 == 4]
-        self.tested = np.arange(len(self.test.frames))
 
     def scaled(self, statistics: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """All training and all test utterances, by mean and deviation of some training utterances."""
@@ -234,11 +230,6 @@ def recognition(data: Data, settings: dict, seeds: list[int]) -> dict[str, Any]:
 # --- the record -----------------------------------------------------------------------------------
 
 
-def device_name(device: str) -> str:
-    """The card, or the kind of CPU."""
-    return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {platform.machine()}"
-
-
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Run the experiment and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -270,17 +261,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     end = time.perf_counter()
     record = {
         "experiment": "speech",
-        "command": COMMAND + (" --quick" if options.quick else ""),
+        "command": COMMAND + options.device + (" --quick" if options.quick else ""),
         "quick": options.quick,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "device": device_name(options.device),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda,
-            "numpy": np.__version__,
-            "rnnlib": rnnlib.__version__,
-        },
+        **benchmark.environment(options.device),
         "settings": settings,
         "seeds": seeds,
         "ctc_seeds": ctc_seeds,

@@ -31,7 +31,7 @@ from rnnlib.models import Forecaster
 
 CONTEXT, HORIZON = 48, 12
 SIMULATED_CONTEXT = 72  # the first half of it sets mean and scale, as there is no training part
-COMMAND = "python experiments/time_series.py --device cuda"
+COMMAND = "python experiments/time_series.py --device "
 
 
 def loss(model: Forecaster, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -234,7 +234,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             result[kind]["std"] = float(np.std(values, ddof=1))
     return {
         "experiment": "time_series",
-        "command": COMMAND,
+        "command": COMMAND + arguments.device,
         "quick": arguments.quick,
         "settings": {
             "sizes": arguments.sizes,

@@ -293,7 +293,7 @@ def test_what_does_not_fit_is_refused():
 def check_record(record: dict) -> None:
     assert record["experiment"] == "speech"
     assert record["command"].startswith("python experiments/speech.py")
-    assert {"python", "torch", "cuda", "numpy", "rnnlib"} == set(record["versions"])
+    assert {"python", "torch", "cuda", "numpy", "rnnlib"} <= set(record["versions"])
     assert all(record[key] for key in ("date", "device", "settings", "seeds", "ctc_seeds"))
     found = record["identification"]
     assert len(found["networks"]) == 8
@@ -322,6 +322,7 @@ def test_the_experiment_runs_and_writes_its_record(tmp_path):
     record = experiment.main(["--quick", "--device", "cpu", "--output", str(tmp_path / "speech.json")])
     assert torch.get_num_threads() == threads
     assert json.loads((tmp_path / "speech.json").read_text(encoding="utf-8")) == record
+    assert record["command"] == "python experiments/speech.py --device cpu --quick"
     assert record["quick"]
     check_record(record)
 
