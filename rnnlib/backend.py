@@ -351,13 +351,13 @@ def shape_of(annotation: Any) -> str | None:
 
 
 @functools.cache
-def _resolve(owner: Callable[..., Any]) -> dict[str, Any]:
+def annotations_of(owner: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a function or record, evaluated in its own module."""
     return inspect.get_annotations(owner, eval_str=True)
 
 
 @functools.cache
-def _terms(dim: str) -> tuple[tuple[int, str], ...] | None:
+def terms_of(dim: str) -> tuple[tuple[int, str], ...] | None:
     """``"2H+I"`` as ((2, "H"), (1, "I")); a fixed size ``"3"`` as ((3, ""),); None for a name."""
     if re.fullmatch(r"[A-Z]\w*", dim):
         return None
@@ -438,12 +438,12 @@ def check_arrays(where: str, entries: Sequence[Entry], allow_nan: bool = False) 
                 f"({', '.join(dims)})"
             )
         for dim, size in zip(dims, x.shape, strict=True):
-            if _terms(dim) is None and dim not in sizes:
+            if terms_of(dim) is None and dim not in sizes:
                 sizes[dim] = (int(size), name)
 
     for name, x, spec in entries:  # where I is named in H+I alone, it is what H leaves
         for dim, size in zip(spec.split(), x.shape, strict=True):
-            terms = _terms(dim) or ()
+            terms = terms_of(dim) or ()
             unknown = [(count, letter) for count, letter in terms if letter and letter not in sizes]
             if len(unknown) == 1 and unknown[0][0] == 1:
                 rest = sum(n * (sizes[d][0] if d else 1) for n, d in terms if (n, d) != unknown[0])
@@ -462,7 +462,7 @@ def check_arrays(where: str, entries: Sequence[Entry], allow_nan: bool = False) 
                 )
 
     def wanted(dim: str) -> int:
-        terms = _terms(dim)
+        terms = terms_of(dim)
         if terms is None:
             return sizes[dim][0]
         return sum(count * (sizes[name][0] if name else 1) for count, name in terms)
@@ -492,7 +492,7 @@ def _entries(name: str, value: Any, annotation: Any) -> Iterator[Entry]:
         if value is not None:
             yield name, value, spec
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field, field_annotation in _resolve(type(value)).items():
+        for field, field_annotation in annotations_of(type(value)).items():
             yield from _entries(f"{name}.{field}", getattr(value, field), field_annotation)
 
 
@@ -517,7 +517,7 @@ def checked(function: Callable[P, R]) -> Checked[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        annotations = _resolve(function)
+        annotations = annotations_of(function)
         bound = signature.bind(*args, **kwargs)
         check_arrays(
             function.__name__,
@@ -573,7 +573,7 @@ def check_record(record: Any) -> dict[str, int]:
         name,
         [
             entry
-            for field, annotation in _resolve(type(record)).items()  # type: ignore[arg-type]
+            for field, annotation in annotations_of(type(record)).items()  # type: ignore[arg-type]
             for entry in _entries(field, getattr(record, field), annotation)
         ],
     )

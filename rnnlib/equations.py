@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar, get_args, get_origin
 
 import numpy as np
 
-from rnnlib.backend import Checked, _resolve, _terms, checked, shape_of
+from rnnlib.backend import Checked, annotations_of, checked, shape_of, terms_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,7 +47,7 @@ class Equation:
     @property
     def shapes(self) -> dict[str, str]:
         """The declared shape of every array argument, in order."""
-        annotations = _resolve(inspect.unwrap(self.function))
+        annotations = annotations_of(inspect.unwrap(self.function))
         return {
             name: spec
             for name in inspect.signature(self.function).parameters
@@ -57,7 +57,7 @@ class Equation:
     @property
     def result_shapes(self) -> tuple[str | None, ...]:
         """The declared shape of the result, or of each part of a tuple."""
-        annotation = _resolve(inspect.unwrap(self.function)).get("return")
+        annotation = annotations_of(inspect.unwrap(self.function)).get("return")
         if get_origin(annotation) is tuple:
             return tuple(shape_of(part) for part in get_args(annotation))
         return (shape_of(annotation),)
@@ -132,7 +132,7 @@ def example(
     drawn = dict(sizes or {})
 
     def size(dim: str) -> int:
-        terms = _terms(dim)
+        terms = terms_of(dim)
         if terms is None:
             if dim not in drawn:
                 drawn[dim] = int(rng.integers(1, 6))

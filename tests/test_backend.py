@@ -639,12 +639,12 @@ def test_numbers_out_of_range_are_refused(check, expected, good, bad):
 
 
 def test_dimensions_are_read_as_sums_of_multiples():
-    assert backend._terms("H") is None
-    assert backend._terms("T_long1") is None
-    assert backend._terms("4H") == ((4, "H"),)
-    assert backend._terms("H+I") == ((1, "H"), (1, "I"))
-    assert backend._terms("2H+12I+3") == ((2, "H"), (12, "I"), (3, ""))
-    assert backend._terms("3") == ((3, ""),)
+    assert backend.terms_of("H") is None
+    assert backend.terms_of("T_long1") is None
+    assert backend.terms_of("4H") == ((4, "H"),)
+    assert backend.terms_of("H+I") == ((1, "H"), (1, "I"))
+    assert backend.terms_of("2H+12I+3") == ((2, "H"), (12, "I"), (3, ""))
+    assert backend.terms_of("3") == ((3, ""),)
 
 
 def test_a_declaration_that_names_a_size_nowhere_alone_is_refused():

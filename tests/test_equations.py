@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnnlib import bidirectional, equations, initialisation, scan, sharing, speech, speed, vanilla
-from rnnlib.backend import Array, _entries, _resolve, _terms, check_arrays, is_array, shape_of
+from rnnlib.backend import Array, _entries, annotations_of, check_arrays, is_array, shape_of, terms_of
 from rnnlib.unroll import unroll
 from rnnlib.vanilla import VanillaCell
 from tests.support import TOLERANCE, relative_error, seeds, to_numpy
@@ -427,7 +427,7 @@ def declared_results(equation: equations.Equation, result: Any) -> list[tuple[An
 
 
 def sizes_of(equation: equations.Equation, arguments: dict[str, Any]) -> dict[str, int]:
-    annotations = _resolve(inspect.unwrap(equation.function))
+    annotations = annotations_of(inspect.unwrap(equation.function))
     entries = [e for name, x in arguments.items() for e in _entries(name, x, annotations.get(name))]
     return check_arrays(equation.label, [e for e in entries if is_array(e[1])])
 
@@ -448,8 +448,8 @@ def test_a_registered_function_gives_its_shapes_and_the_same_numbers_on_both_bac
         dims = spec.split()
         assert len(x.shape) == len(dims), f"shape {x.shape}, declared {spec!r}"
         for dim, size in zip(dims, x.shape, strict=True):
-            terms = _terms(dim) or ((1, dim),)
-            if _terms(dim) is None:
+            terms = terms_of(dim) or ((1, dim),)
+            if terms_of(dim) is None:
                 sizes.setdefault(dim, size)  # a size that the arguments do not name, such as K
             assert size == sum(count * (sizes[name] if name else 1) for count, name in terms), spec
         if is_array(x):

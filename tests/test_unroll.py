@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import layer_norm, linear
 
-from rnnlib.backend import _resolve, _terms, shape_of
+from rnnlib.backend import annotations_of, shape_of, terms_of
 from rnnlib.bidirectional import Bidirectional
 from rnnlib.bptt import forward, map_state, parameters_of
 from rnnlib.cell import arrays_of, map_arrays
@@ -47,12 +47,12 @@ def random_cell(cell_type, rng, I, H, dtype=np.float64):
     """A cell of any type with random entries, biases included."""
 
     def size(dim):
-        terms = _terms(dim)
+        terms = terms_of(dim)
         if terms is None:
             return {"I": I, "H": H}[dim]
         return sum(count * (size(name) if name else 1) for count, name in terms)
 
-    shapes = {name: shape_of(annotation) for name, annotation in _resolve(cell_type).items()}
+    shapes = {name: shape_of(annotation) for name, annotation in annotations_of(cell_type).items()}
     return cell_type(
         **{
             name: np.asarray(rng.normal(size=tuple(size(d) for d in shape.split())) * 0.8, dtype=dtype)

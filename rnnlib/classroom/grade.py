@@ -208,7 +208,7 @@ def _cell_errors(run: sandbox.Run, labels: Sequence[str]) -> list[str]:
         cell = message.get("cell")
         if cell is None or cell.ndim or cell.dtype.kind not in "iu" or not 0 <= int(cell) < len(labels):
             continue
-        kind, words = (marking._text(message.get(key)) for key in ("error", "message"))
+        kind, words = (marking.words_of(message.get(key)) for key in ("error", "message"))
         if kind != "NotImplementedError":
             errors.append(f"{labels[int(cell)]}: {kind}: {words}")
     return errors[:50]

@@ -188,9 +188,9 @@ def _explain(sheet: Sheet, said: Any, got: list[Any]) -> list[str]:
     if said is None:
         remarks.append("The process had ended before this was asked.")
     elif "error" in said:
-        code = _text(said["error"])
+        code = words_of(said["error"])
         remarks.append(
-            CODES.get(code) or f"On the public example it raised {code}: {_text(said.get('message'))}"
+            CODES.get(code) or f"On the public example it raised {code}: {words_of(said.get('message'))}"
         )
     elif sheet.public_answer:
         answer = _outputs(said, len(question.outputs))
@@ -204,7 +204,7 @@ def _explain(sheet: Sheet, said: Any, got: list[Any]) -> list[str]:
                     problem = f"{name}: {found}" if len(right) > 1 else found
                     break
             remarks.append(f"On the public example {problem or 'the numbers are not precise enough.'}")
-    kinds = {_text(message["error"]) for message in got if message is not None and "error" in message}
+    kinds = {words_of(message["error"]) for message in got if message is not None and "error" in message}
     for kind in sorted(kinds):
         known = isinstance(getattr(builtins, kind, None), type)
         words = CODES.get(kind) or f"On hidden inputs it raised {kind if known else 'an error'}."
@@ -215,6 +215,6 @@ def _explain(sheet: Sheet, said: Any, got: list[Any]) -> list[str]:
     return remarks
 
 
-def _text(array: Any, limit: int = 300) -> str:
+def words_of(array: Any, limit: int = 300) -> str:
     """Words that came from a student's process, cut short. They are escaped where they are shown."""
     return str(array)[:limit] if isinstance(array, np.ndarray) and array.ndim == 0 else ""
