@@ -122,6 +122,18 @@ class TestTheCluster:
         assert pod["automountServiceAccountToken"] is False
         assert pod["hostUsers"] is False, "else SYS_ADMIN would be that of the machine"
 
+    def test_both_jobs_grade_in_the_same_pod(self):
+        """They differ in what they run and whether they know the database, in no right and no limit."""
+
+        def pod(name: str) -> dict[str, Any]:
+            spec = read(name)["spec"]["template"]["spec"]
+            (container,) = spec["containers"]
+            del container["command"]
+            container["env"] = [entry for entry in container["env"] if entry["name"] != "DATABASE"]
+            return spec
+
+        assert pod("grade-parts.yaml") == pod("grade-merge.yaml")
+
     @staticmethod
     def arguments(job: dict[str, Any], tmp_path: Path, **environment: str):
         """What the grader would be asked, by the shell of the job with a Python that only tells."""
