@@ -489,11 +489,19 @@ def _entries(name: str, value: Any, annotation: Any) -> Iterator[Entry]:
     """The arrays to check in one argument: itself, or the fields of a record."""
     spec = shape_of(annotation)
     if spec is not None:
-        if value is not None:
+        if value is not None or type(None) not in get_args(annotation):  # may it be left out?
             yield name, value, spec
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field, field_annotation in annotations_of(type(value)).items():
             yield from _entries(f"{name}.{field}", getattr(value, field), field_annotation)
+
+
+def _check_kind(where: str, name: str, value: Any, annotation: Any) -> None:
+    """Refuse something else where a record of one type is asked for."""
+    if dataclasses.is_dataclass(annotation) and not isinstance(value, annotation):  # type: ignore[arg-type]
+        raise TypeError(
+            f"{where}: {name} is a {type(value).__name__}, expected a {annotation.__name__}"  # type: ignore
+        )
 
 
 class Checked(Protocol[P, R_co]):
@@ -511,16 +519,19 @@ def checked(function: Callable[P, R]) -> Checked[P, R]:
 
     Every parameter annotated ``Annotated[Array, "B H"]``, and every array field of a record,
     is held to its shape; all of them to one kind of array, one dtype, one device; none may hold
-    NaN or have an empty dimension. The undecorated function stays reachable as ``.unchecked``.
+    NaN or have an empty dimension. None stands for an array only where the annotation says so, and a
+    record must be of its declared type. The undecorated function stays reachable as ``.unchecked``.
     """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        annotations = annotations_of(function)
+        where, annotations = function.__name__, annotations_of(function)
         bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            _check_kind(where, name, value, annotations.get(name))
         check_arrays(
-            function.__name__,
+            where,
             [
                 entry
                 for name, value in bound.arguments.items()
@@ -754,7 +765,11 @@ def check_dtype(where: str, dtype: Any) -> None:
     Raises:
         TypeError: naming what came.
     """
-    if not np.issubdtype(dtype, np.floating):
+    try:
+        real = np.issubdtype(np.dtype(dtype), np.floating)
+    except TypeError:  # no dtype at all
+        real = False
+    if not real:
         raise TypeError(f"{where}: dtype is {dtype!r}, expected a real floating-point dtype of NumPy")
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from rnnlib.backend import Array, backend_of, check_arrays, check_choice
+from rnnlib.backend import Array, backend_of, check_arrays, check_choice, check_count
 from rnnlib.bptt import (
     Gradients,
     LossGradient,
@@ -117,10 +117,7 @@ def concat_backward(
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; a hidden size out of range.
     """
-    if not 0 < hidden_size < d_hs.shape[2]:
-        raise ValueError(
-            f"concat_backward: hidden_size is {hidden_size!r}, expected 0 < H < {d_hs.shape[2]} set by d_hs"
-        )
+    hidden_size = check_count("concat_backward", "hidden_size", hidden_size, 1, int(d_hs.shape[2]) - 1)
     return d_hs[:, :, :hidden_size], d_hs[:, :, hidden_size:]
 
 

@@ -33,10 +33,14 @@ NEVER = -math.inf
 # --- the checks that shapes cannot express ------------------------------------------------------
 
 
+def _check_sequence(where: str, name: str, x: Any, expected: str) -> None:
+    if isinstance(x, str) or not hasattr(x, "__len__") or not hasattr(x, "__getitem__"):
+        raise TypeError(f"{where}: {name} is a {type(x).__name__}, expected {expected}")
+
+
 def _whole(where: str, name: str, labels: Any, K: int | None = None, blank: int | None = None) -> list[int]:
     """Labels as Python's whole numbers: below K and not the blank, where these are known."""
-    if isinstance(labels, str) or not hasattr(labels, "__len__") or not hasattr(labels, "__getitem__"):
-        raise TypeError(f"{where}: {name} is a {type(labels).__name__}, expected a sequence of whole numbers")
+    _check_sequence(where, name, labels, "a sequence of whole numbers")
     high = None if K is None else K - 1
     values = [
         check_count(where, f"{name}[{i}]", x.item() if hasattr(x, "item") else x, 0, high)
@@ -53,10 +57,7 @@ def _check_targets(where: str, log_y: Array, targets: Any, lengths: Any, blank: 
     """B label sequences of symbols other than the blank, and B lengths from 1 to T."""
     T, B, K = (int(n) for n in log_y.shape)
     blank = check_count(where, "blank", blank, 0, K - 1)
-    if isinstance(targets, str) or not hasattr(targets, "__len__"):
-        raise TypeError(
-            f"{where}: targets is a {type(targets).__name__}, expected B = {B} sequences of labels"
-        )
+    _check_sequence(where, "targets", targets, f"B = {B} sequences of labels")
     if len(targets) != B:
         raise ValueError(f"{where}: targets has {len(targets)} entries, expected B = {B}")
     for b, labels in enumerate(targets):
@@ -595,6 +596,8 @@ def label_error_rate(answers: Sequence[Labels], targets: Sequence[Labels]) -> fl
         TypeError, ValueError: not as many answers as targets, targets without any label, or labels
             that are no whole numbers of at least 0.
     """
+    _check_sequence("label_error_rate", "answers", answers, "a sequence of label sequences")
+    _check_sequence("label_error_rate", "targets", targets, "a sequence of label sequences")
     if len(answers) != len(targets):
         raise ValueError(
             f"label_error_rate: answers has {len(answers)} entries, expected {len(targets)} set by targets"

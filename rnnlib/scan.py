@@ -62,8 +62,12 @@ def pairs(later: Items, earlier: Items) -> Items:
 
 
 def _check_items(where: str, arguments: dict[str, Any]) -> None:
-    """A tuple of arrays of one kind with the same first axis, of at least one step."""
-    items = arguments["items"]
+    """An operation, and a tuple of arrays of one kind with the same first axis, of at least one step."""
+    operation, items = arguments["operation"], arguments["items"]
+    if not callable(operation):
+        raise TypeError(
+            f"{where}: operation is a {type(operation).__name__}, expected a function of two tuples of arrays"
+        )
     if not isinstance(items, tuple) or not items:
         raise TypeError(f"{where}: items is a {type(items).__name__}, expected a tuple of arrays")
     for i, x in enumerate(items):
@@ -96,7 +100,7 @@ def sequential(operation: Operation, items: Items) -> Items:
     Raises:
         TypeError, ValueError: items that are no tuple of arrays with the same first axis.
     """
-    _check_items("sequential", {"items": items})
+    _check_items("sequential", {"operation": operation, "items": items})
     rows = [tuple(x[:1] for x in items)]
     for t in range(1, len(items[0])):
         rows.append(operation(tuple(x[t : t + 1] for x in items), rows[-1]))

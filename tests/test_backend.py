@@ -542,6 +542,12 @@ def test_a_checked_function_computes_and_refuses(convert):
         affine(convert(np.array([[0.0, np.nan, 0.0]])), layer)
     with pytest.raises(TypeError, match=r"^affine: h is a list"):
         affine([[1.0, 2.0, 3.0]], layer)
+    with pytest.raises(TypeError, match=r"^affine: h is a NoneType, expected a numpy.ndarray or"):
+        affine(None, layer)
+    with pytest.raises(TypeError, match=r"^affine: layer is a (ndarray|Tensor), expected a Record$"):
+        affine(h, h)
+    with pytest.raises(TypeError, match=r"^affine: layer is a Outer, expected a Record$"):
+        affine(h, Outer(layer, convert(np.array(1.0))))
 
 
 def test_a_checked_function_keeps_its_name_its_signature_and_its_errors():

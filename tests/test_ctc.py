@@ -395,6 +395,10 @@ def test_the_label_error_rate_weighs_sequences_by_their_labels():
         ctc.label_error_rate([[1]], [[1], [2]])
     with pytest.raises(ValueError, match="targets holds no label"):
         ctc.label_error_rate([[1]], [[]])
+    with pytest.raises(TypeError, match="answers is a int, expected a sequence of label sequences"):
+        ctc.label_error_rate(1, [[1]])
+    with pytest.raises(TypeError, match="targets is a str, expected a sequence of label sequences"):
+        ctc.label_error_rate([[1]], "1")
 
 
 # --- bad input --------------------------------------------------------------------------------

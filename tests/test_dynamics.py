@@ -564,6 +564,8 @@ def test_a_rotation_has_the_dtype_asked_for_and_refuses_the_rest():
         dynamics.rotation(1.0, math.inf)
     with pytest.raises(TypeError, match=r"rotation: dtype is .*int.*, expected a real floating-point dtype"):
         dynamics.rotation(1.0, 0.5, dtype=np.int64)
+    with pytest.raises(TypeError, match=r"rotation: dtype is 5, expected a real floating-point dtype"):
+        dynamics.rotation(1.0, 0.5, dtype=5)
 
 
 @pytest.mark.equation("eq-dynamics-rotation")

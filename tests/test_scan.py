@@ -175,6 +175,8 @@ def test_items_that_do_not_go_together_are_refused(prefixes):
         prefixes(scan.pairs, (x, x[:3]))
     with pytest.raises(ValueError, match=rf"{name}: items\[0\] has shape \(0, 2\)"):
         prefixes(scan.pairs, (x[:0], x[:0]))
+    with pytest.raises(TypeError, match=rf"{name}: operation is a tuple, expected a function of two"):
+        prefixes((x, x), (x, x))
 
 
 def test_a_scan_changes_nothing_that_it_was_given():
