@@ -1,4 +1,4 @@
-"""Floor 0: the loops over time, rearranged for speed, in three forms.
+"""Floor 0: the loops over time, rearranged for speed, in four forms.
 
 The equations of a cell are rearranged as the chapter on speed explains: what depends on the inputs alone
 is one product for all steps, the gates of a step lie side by side in one slab, and each weight gradient
@@ -6,11 +6,14 @@ is one product over all rows. What then remains is a loop over the steps, forwar
 
 - in :mod:`rnnlib.engine.differentiable`, from operations that can be differentiated and mapped,
 - in :mod:`rnnlib.engine.plain`, in place, on NumPy and torch, CPU or GPU,
-- in :mod:`rnnlib.engine.compiled`, as machine code for the CPU, in float32 and float64.
+- in :mod:`rnnlib.engine.compiled`, as machine code for the CPU, in float32 and float64,
+- in :mod:`rnnlib.engine.fused`, as one kernel for a GPU, in Triton.
 
 Which one runs follows from the arrays alone, by :func:`choose`: the compiled one for float32 and float64
 on a CPU with a C compiler, if there are at least 32 rows, the plain one for all others. It never depends
-on a measurement. ``using`` or the environment variable ``RNNLIB_ENGINE`` fixes another choice.
+on a measurement. ``using`` or the environment variable ``RNNLIB_ENGINE`` fixes another choice. The fused
+one runs only when it is asked for like that: it has been checked in Triton's interpreter and compiled for
+sm_80 and sm_90, and not been timed or run on a device yet.
 """
 
 from __future__ import annotations
@@ -23,12 +26,12 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from rnnlib.backend import Array, backend_of, check_choice
-from rnnlib.engine import compiled, differentiable, plain
+from rnnlib.engine import compiled, differentiable, fused, plain
 from rnnlib.engine.steps import Steps, carry
 
-__all__ = ["ENGINES", "Steps", "carry", "choose", "compiled", "differentiable", "plain", "using"]
+__all__ = ["ENGINES", "Steps", "carry", "choose", "compiled", "differentiable", "fused", "plain", "using"]
 
-ENGINES = ("auto", "compiled", "plain", "differentiable")
+ENGINES = ("auto", "compiled", "plain", "differentiable", "fused")
 """What can be asked for; ``"auto"`` is the rule of :func:`choose`."""
 
 _asked: contextvars.ContextVar[str] = contextvars.ContextVar("engine")
@@ -89,14 +92,20 @@ def choose(like: Array, steps: Steps) -> ModuleType:
         steps: the steps.
 
     Returns:
-        :mod:`~rnnlib.engine.compiled`, :mod:`~rnnlib.engine.plain` or :mod:`~rnnlib.engine.differentiable`.
+        :mod:`~rnnlib.engine.compiled`, :mod:`~rnnlib.engine.plain`, :mod:`~rnnlib.engine.differentiable`
+        or :mod:`~rnnlib.engine.fused`.
 
     Raises:
-        RuntimeError: ``"compiled"`` was asked for and cannot be had, with the reason.
+        RuntimeError: ``"compiled"`` or ``"fused"`` was asked for and cannot be had, with the reason.
     """
     name = asked()
     if name == "differentiable":
         return differentiable
+    if name == "fused":
+        missing = fused.problem(like)
+        if missing is not None:
+            raise RuntimeError(f"the fused loops were asked for, but {missing}")
+        return fused
     if name == "plain" or (name == "auto" and steps.offsets[-1] < FEW_ROWS):
         return plain
     dtype, device = compiled.dtype_name(like), backend_of(like).device(like)
