@@ -12,6 +12,9 @@ READY := $(VENV)/ready
 PORT ?= 8000
 OUT ?= classroom
 HUB := .venv-hub
+TRITON := .venv-triton
+# The one that belongs to the torch of requirements.lock.
+TRITON_VERSION := 3.7.1
 
 # One thread: results do not depend on the number of cores, and two test workers do not contend.
 export OMP_NUM_THREADS := 1
@@ -64,12 +67,23 @@ test: $(READY)  ## everything: style, types, units with coverage, notebooks, the
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@if [ "$$(uname -s)" = Linux ]; then $(MAKE) --no-print-directory test-kernels; fi
 	@$(BIN)/python -m pytest -n 2 --dist loadfile \
 		--no-loadscope-reorder \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 \
 		--cov=rnnlib --cov-report=term:skip-covered --cov-fail-under=95 \
 		--ignore=notebooks/assignments/release \
 		tests notebooks/assignments
+
+# Triton is large, and only these tests need it: it lies beside the environment.
+$(TRITON)/ready: $(READY) Makefile
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --upgrade \
+		--target $(TRITON) triton==$(TRITON_VERSION)
+	@touch $@
+
+.PHONY: test-kernels
+test-kernels: $(TRITON)/ready  ## the kernels for a GPU, in Triton's interpreter and compiled (Linux; no GPU needed)
+	@PYTHONPATH=$(TRITON) $(BIN)/python -m pytest -n 2 tests/test_fused.py
 
 .PHONY: bench
 bench: $(READY)  ## time rnnlib beside torch.nn (ARGS="--device cuda --points A,B --output bench.json")
@@ -118,4 +132,4 @@ lock: $(READY)  ## write requirements.lock from what .venv holds
 
 .PHONY: clean
 clean:  ## remove .venv and everything built
-	rm -rf $(VENV) $(HUB) _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(HUB) $(TRITON) _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -123,9 +123,6 @@ class TestInTheInterpreter:
         before = [a.clone() for a in tensors]
         results = both_ways(layer, fused, steps, arguments, d_hs, d_ends)
         assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
-        rows, _ = run_layer(layer, steps, *arguments, loops=fused, keep=True)
-        layer.backward(d_hs, *d_ends, steps, *arguments, *rows, loops=fused)  # where no one has made copies
-        assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
         places = [a.untyped_storage().data_ptr() for a in [*tensors, *results] if a is not None]
         assert len(set(places)) == len(places)
 

@@ -263,6 +263,11 @@ def _packed(W: Array, H: int, products: Sequence[Product], back: bool = False) -
     return Panels(memory, addresses)
 
 
+def whole_back(steps: Steps) -> bool:
+    """Whether a backward loop takes all steps at once: it does not, a block of them stays in the cache."""
+    return False
+
+
 def prepared_back(W_hh: Array, products: Sequence[tuple[int, int]], steps: Steps) -> Panels:
     """The recurrent weights as the backward loops take them, packed once for all blocks of steps.
 

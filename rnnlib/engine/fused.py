@@ -147,11 +147,17 @@ def _copy(x: Array, dtype: Any) -> Array:
     return x.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
-def _running(d: Array) -> Array:
-    """A gradient that a loop carries from step to step: a copy, in the dtype of the sums."""
+def _carried(d: Array) -> Array:
+    """A gradient that a loop carries from step to step, in the dtype of the sums: itself, or a copy."""
     import torch
 
-    return _copy(d, torch.float64 if d.dtype == torch.float64 else torch.float32)
+    return d if d.dtype in (torch.float32, torch.float64) else d.to(torch.float32)
+
+
+def _hand_back(d: Array, carried: Array) -> None:
+    """Overwrite a gradient with what a loop made of it."""
+    if carried is not d:
+        d.copy_(carried)
 
 
 # --- what rnnlib.engine.layers asks -----------------------------------------------------------
@@ -162,7 +168,7 @@ def whole(steps: Steps) -> bool:
     return True
 
 
-def whole_back(W_hh: Array) -> bool:
+def whole_back(steps: Steps) -> bool:
     """Whether a backward loop takes all steps at once: it does too."""
     return True
 
@@ -262,35 +268,38 @@ def gru_reset_before(
 
 
 def rnn_back(
-    steps: Steps, d_hs: Array | None, d_h_n: Array, W_hh: Array, hs: Array, relu: bool
+    steps: Steps, d_hs: Array | None, d_h: Array, W_hh: Array, hs: Array, relu: bool
 ) -> tuple[Array, Array]:
     """See :func:`rnnlib.engine.plain.rnn_back`."""
-    d_h, d_a = _running(d_h_n), hs.new_empty(hs.shape)
-    _launch("rnn_back", steps, hs.shape[1], hs, _contiguous(d_hs), d_h, W_hh, hs, d_a, RELU=relu)
-    return d_a, d_h.to(hs.dtype)
+    carried, d_a = _carried(d_h), hs.new_empty(hs.shape)
+    _launch("rnn_back", steps, hs.shape[1], hs, _contiguous(d_hs), carried, W_hh, hs, d_a, RELU=relu)
+    _hand_back(d_h, carried)
+    return d_a, d_h
 
 
 def lstm_back(
     steps: Steps,
     d_hs: Array | None,
-    d_h_n: Array,
-    d_C_n: Array,
+    d_h: Array,
+    d_C: Array,
     C_0: Array,
     W_hh: Array,
     gates: Array,
     Cs: Array,
 ) -> tuple[Array, Array, Array]:
     """See :func:`rnnlib.engine.plain.lstm_back`."""
-    d_h, d_C, d_a = _running(d_h_n), _running(d_C_n), gates.new_empty(gates.shape)
+    carried, carried_C, d_a = _carried(d_h), _carried(d_C), gates.new_empty(gates.shape)
     d_hs, C_0 = _contiguous(d_hs), C_0.contiguous()
-    _launch("lstm_back", steps, Cs.shape[1], Cs, d_hs, d_h, d_C, C_0, W_hh, gates, Cs, d_a)
-    return d_a, d_h.to(Cs.dtype), d_C.to(Cs.dtype)
+    _launch("lstm_back", steps, Cs.shape[1], Cs, d_hs, carried, carried_C, C_0, W_hh, gates, Cs, d_a)
+    _hand_back(d_h, carried)
+    _hand_back(d_C, carried_C)
+    return d_a, d_h, d_C
 
 
 def gru_back(
     steps: Steps,
     d_hs: Array | None,
-    d_h_n: Array,
+    d_h: Array,
     h_0: Array,
     W_hh: Array,
     gates: Array,
@@ -298,17 +307,19 @@ def gru_back(
     us: Array,
 ) -> tuple[Array, Array, Array]:
     """See :func:`rnnlib.engine.plain.gru_back`."""
-    d_h, d_a, d_u = _running(d_h_n), gates.new_empty(gates.shape), us.new_empty(us.shape)
+    carried, d_a, d_u = _carried(d_h), gates.new_empty(gates.shape), us.new_empty(us.shape)
     d_hs, h_0 = _contiguous(d_hs), h_0.contiguous()
-    _launch("gru_back", steps, hs.shape[1], hs, d_hs, d_h, h_0, W_hh, gates, hs, us, d_a, d_u)
-    return d_a, d_u, d_h.to(hs.dtype)
+    _launch("gru_back", steps, hs.shape[1], hs, d_hs, carried, h_0, W_hh, gates, hs, us, d_a, d_u)
+    _hand_back(d_h, carried)
+    return d_a, d_u, d_h
 
 
 def gru_reset_before_back(
-    steps: Steps, d_hs: Array | None, d_h_n: Array, h_0: Array, W_hh: Array, gates: Array, hs: Array
+    steps: Steps, d_hs: Array | None, d_h: Array, h_0: Array, W_hh: Array, gates: Array, hs: Array
 ) -> tuple[Array, Array]:
     """See :func:`rnnlib.engine.plain.gru_reset_before_back`."""
-    d_h, d_a = _running(d_h_n), gates.new_empty(gates.shape)
+    carried, d_a = _carried(d_h), gates.new_empty(gates.shape)
     d_hs, h_0 = _contiguous(d_hs), h_0.contiguous()
-    _launch("gru_reset_before_back", steps, hs.shape[1], hs, d_hs, d_h, h_0, W_hh, gates, hs, d_a)
-    return d_a, d_h.to(hs.dtype)
+    _launch("gru_reset_before_back", steps, hs.shape[1], hs, d_hs, carried, h_0, W_hh, gates, hs, d_a)
+    _hand_back(d_h, carried)
+    return d_a, d_h

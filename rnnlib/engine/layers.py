@@ -401,7 +401,7 @@ def run_layer_back(
         return layer.backward(d_hs, *d_states, steps, x, *rest, *rows, loops=loops, needs_d_x=needs_d_x)
     d_states = [d if given is None else xp.copy(d) for d, given in zip(d_states, d_ends, strict=True)]
     d_x, d_weights = xp.empty(x.shape, like=x) if needs_d_x else None, None
-    blocks = blocks_of(steps, weights[1])
+    blocks = [(steps, 0, len(x))] if loops.whole_back(steps) else blocks_of(steps, weights[1])
     weights[1] = loops.prepared_back(weights[1], layer.products, steps)
     for part, first, last in reversed(blocks):
         here, d_after, before, arrays = slice(first, last), d_states, list(states), [d_hs, x, *rows]

@@ -20,6 +20,11 @@ def whole(steps: Steps) -> bool:
     return False
 
 
+def whole_back(steps: Steps) -> bool:
+    """Whether a backward loop takes all steps at once: not here either."""
+    return False
+
+
 def prepared_back(W_hh: Array, products: Sequence[tuple[int, int]], steps: Steps) -> Array:
     """The recurrent weights as the backward loops take them: as they are."""
     return W_hh
