@@ -6,7 +6,6 @@ import json
 import math
 import random
 import signal
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import nn
 from rnnlib import bptt, losses, optim, train
 from rnnlib.unroll import unroll
 from rnnlib.vanilla import VanillaCell
-from tests.conftest import ROOT
+from tests import killed_worker
 from tests.support import relative_error, seeds
 
 # --- a small problem --------------------------------------------------------------------------
@@ -1096,109 +1095,6 @@ def test_a_failed_write_leaves_the_checkpoints_as_they_were(tmp_path, monkeypatc
 
 # --- killed -----------------------------------------------------------------------------------
 
-PROGRAM = '''
-import os, signal, sys
-from pathlib import Path
-import numpy as np
-from rnnlib import optim, train
-
-STEPS, EVERY = 24, 5
-
-
-def run_numpy(folder, batches):
-    rng = train.seed(3)
-    model = {"w": rng.normal(size=(4, 3)), "b": np.zeros(4)}
-
-    def loss(model, x):
-        a = np.tanh(x @ model["w"].T + model["b"]) * np.random.rand(4)
-        d_a = 2 * a * (1 - a * a) / len(x)
-        return float((a * a).sum() / len(x)), {"w": d_a.T @ x, "b": d_a.sum(0)}
-
-    def numbers(step):
-        batches(step)
-        return np.random.default_rng([4, step]).normal(size=(8, 3))
-
-    history = train.fit(model, numbers, loss, optimizer=optim.AdamW(0.05), steps=STEPS, clip_norm=1.0,
-                        schedule=optim.warm_up(4, optim.cosine(20)),
-                        checkpoints=folder, checkpoint_every=EVERY,
-                        evaluate=lambda m: float((m["w"] ** 2).sum()), evaluate_every=3, patience=5)
-    return history.model, history
-
-
-def run_torch(folder, batches):
-    import torch
-    train.seed(3)
-    model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.4), torch.nn.Linear(8, 1))
-
-    def numbers(step):
-        batches(step)
-        return torch.tensor(np.random.default_rng([4, step]).normal(size=(8, 3)), dtype=torch.float32)
-
-    history = train.fit(model, numbers, lambda m, x: ((m(x) - x.sum(1, keepdim=True)) ** 2).mean(),
-                        optimizer=torch.optim.AdamW(model.parameters(), lr=0.05), steps=STEPS, clip_norm=1.0,
-                        schedule=optim.warm_up(4, optim.cosine(20)),
-                        checkpoints=folder, checkpoint_every=EVERY,
-                        evaluate=lambda m: float((m[0].weight ** 2).sum()), evaluate_every=3, patience=9)
-    return {n: x.numpy() for n, x in model.state_dict().items()}, history
-
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Half:
-    """A file that the process dies writing, with half of it on the disk."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        raise AssertionError("still alive")
-
-    def write(self, data):
-        self.file.write(data[: len(data) // 2])
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        die()
-
-
-def at(count, act, before):
-    """The function ``before``, but at its count-th call ``act`` comes instead."""
-    calls = [0]
-
-    def function(*args, **kwargs):
-        calls[0] += 1
-        return act(*args, **kwargs) if calls[0] == count else before(*args, **kwargs)
-
-    return function
-
-
-def replace_and_die(*args):
-    os_replace(*args)
-    die()
-
-
-if __name__ == "__main__":
-    folder, kind, moment, count = sys.argv[1:]
-    count, os_replace, batches = int(count), os.replace, lambda step: None
-    if moment == "batch":
-        batches = lambda step: die() if step == count else None
-    elif moment == "half written":
-        train.open = at(count, lambda *a: Half(open(*a)), open)
-    elif moment == "written":
-        os.fsync = at(2 * count - 1, lambda descriptor: die(), os.fsync)
-    elif moment == "before replacing":
-        os.replace = at(count, lambda *a: die(), os.replace)
-    elif moment == "replaced":
-        os.replace = at(count, replace_and_die, os.replace)
-    elif moment == "before removing":
-        Path.unlink = at(count, lambda *a, **k: die(), Path.unlink)
-    {"numpy": run_numpy, "torch": run_torch}[kind](folder, batches)
-'''
-
 MOMENTS = [
     ("batch", 0, None),
     ("batch", 4, None),
@@ -1230,23 +1126,14 @@ FOR_TORCH = {("batch", 17), ("half written", 3), ("before replacing", 4), ("repl
 )
 def test_a_run_that_was_killed_ends_as_if_it_had_not_been(kind, moment, count, left, tmp_path):
     folder = tmp_path / "run"
-    killed = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM, folder, kind, moment, str(count)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert killed_worker.exit_code(folder, kind, moment, count) == -signal.SIGKILL
     there = files(folder) if folder.exists() else []
     checkpoints = [name for name in there if not name.startswith(".")]
     assert checkpoints[-1:] == ([] if left is None else [f"step-{left:08d}.safetensors"])
     in_the_middle = moment in ("half written", "written", "before replacing")
     assert any(name.startswith(".") for name in there) == in_the_middle
 
-    namespace: dict[str, Any] = {"__name__": "program"}
-    exec(PROGRAM, namespace)
-    run = namespace[f"run_{kind}"]
+    run = killed_worker.RUNS[kind]
     asked: list[int] = []
     resumed, resumed_history = run(folder, asked.append)
     assert asked == list(range(left or 0, 24))
