@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -38,7 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     of_pages = {item.path for item in items if "built" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: _turn(item, of_pages))
+    visited = list(dict.fromkeys(_visited(item) for item in items))
+    items.sort(key=lambda item: (_turn(item, of_pages), visited.index(_visited(item))))
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
 
@@ -48,17 +51,50 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+def _visited(item: pytest.Item) -> str | None:
+    """The page of a test that takes its turn on a visit (see ``test_pages.py``)."""
+    return item.callspec.params.get("visit") if hasattr(item, "callspec") else None
+
+
 def _turn(item: pytest.Item, of_pages: set[Path]) -> int:
     """The longest first: the build, the assignments and the classroom. The pages when the build is there.
 
-    Workers take whole files in this order (``--dist loadfile``). The two longest of pages come last, one
-    for each worker.
+    Workers take whole files in this order, and the visits last, one after the other, so that both workers
+    end together.
     """
     if item.path.name == "test_book.py":
         return 0
     if item.path in of_pages:
-        return 4 if item.path.name in ("test_audit.py", "test_pages.py") else 3
+        return 4 if _visited(item) else 3
     return 1 if item.path.suffix == ".ipynb" or "classroom" in item.path.parts else 2
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist loadfile`` a worker takes a whole file, but of the visits one at a time."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Visits(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            visit = re.fullmatch(r"tests/test_pages\.py::\w+\[(.+)\]", nodeid)
+            return visit[1] if visit else super()._split_scope(nodeid)
+
+    return Visits(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Coverage is of the package, which tests of the pages do not run; it would slow them down."""
+    coverage = getattr(item.config.pluginmanager.get_plugin("_cov"), "cov_controller", None)
+    if coverage is None or not item.get_closest_marker("book"):
+        return (yield)
+    coverage.pause()
+    try:
+        return (yield)
+    finally:
+        coverage.resume()
 
 
 # --- the built pages --------------------------------------------------------------------------
@@ -127,9 +163,9 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def open_page(browser):
-    """Opens a page of its own context and collects every complaint of the browser."""
+@contextmanager
+def opener(browser) -> Iterator[Callable[..., Any]]:
+    """Opens pages, each in a context of its own, and collects every complaint of the browser."""
     contexts = []
 
     def open_(url, width=1280, theme="light", **options):
@@ -152,6 +188,12 @@ def open_page(browser):
     yield open_
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    with opener(browser) as open_:
+        yield open_
 
 
 # --- agreement ----------------------------------------------------------------------------------

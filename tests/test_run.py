@@ -15,23 +15,8 @@ from pypdf import PdfReader
 
 from tests.conftest import ROOT
 from tests.rendered import CHROMIUM, jupyter_book
-from tests.support import book_sources
 
 pytestmark = pytest.mark.book
-
-NOTEBOOKS = [name for name in book_sources.toc_documents(ROOT) if (ROOT / f"{name}.ipynb").exists()]
-
-
-@pytest.mark.parametrize("docname", NOTEBOOKS)
-def test_the_notebook_of_a_chapter_can_be_downloaded_from_its_page(site, open_page, docname):
-    page = open_page(f"{site}/{docname}.html")
-    page.locator(".dropdown-download-buttons .dropdown-toggle").click()
-    link = page.locator("a[href$='.ipynb']:visible")
-    response = page.request.get(link.evaluate("a => a.href"))
-    notebook = nbformat.reads(response.text(), as_version=4)
-    nbformat.validate(notebook)
-    own = nbformat.read(ROOT / f"{docname}.ipynb", as_version=4)
-    assert [cell.source for cell in notebook.cells] == [cell.source for cell in own.cells]
 
 
 def test_a_downloaded_notebook_runs_alone(built, tmp_path):

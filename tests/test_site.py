@@ -550,31 +550,6 @@ class TestWhatIsWiderThanAPhone:
         page.set_viewport_size({"width": 1280, "height": 900})
         again.first.wait_for(state="detached")
 
-    @pytest.mark.parametrize("docname", NOTEBOOKS)
-    def test_no_panel_of_a_figure_is_lost_or_covers_another(self, site, open_page, docname):
-        page = open_page(f"{site}/{docname}.html", width=390)
-        typeset(page)
-        page.wait_for_timeout(500)
-        lost = page.evaluate(
-            """() => [...document.querySelectorAll('svg.rnnlib-stacked')].flatMap(svg => {
-                const paper = svg.getBoundingClientRect();
-                const panels = svg.figure.rows.flatMap(row => row.panels).map(panel => {
-                    const texts = panel.parts.flatMap(p => [...p.querySelectorAll('use')])
-                        .filter(e => !e.closest('[clip-path]'))
-                        .map(e => e.getBoundingClientRect()).filter(b => b.width);
-                    return [Math.min(...texts.map(b => b.left)), Math.max(...texts.map(b => b.right)),
-                            Math.min(...texts.map(b => b.top)), Math.max(...texts.map(b => b.bottom))];
-                }).filter(box => box.every(Number.isFinite));
-                const out = panels.filter(([l, r, t, b]) => l < paper.left - 2 || r > paper.right + 2
-                    || t < paper.top - 2 || b > paper.bottom + 2);
-                const covered = panels.filter((p, i) => panels.some((q, j) => i < j
-                    && p[0] < q[1] - 1 && q[0] < p[1] - 1 && p[2] < q[3] - 1 && q[2] < p[3] - 1));
-                return out.length + covered.length ? [svg.getAttribute('aria-label').slice(0, 60)] : [];
-            })"""
-        )
-        assert not lost
-        assert page.complaints == []
-
 
 def test_code_as_long_as_ruff_allows_fits_a_small_desktop(site, open_page):
     page = open_page(f"{site}/notebooks/01_vanilla_rnn.html")
