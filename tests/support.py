@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -164,3 +165,6 @@ def _load(path: Path) -> Any:
 
 book_sources = _load(Path(__file__).resolve().parents[1] / "book" / "_ext" / "sources.py")
 """What the sources of the book say; shared with the book's extension."""
+
+labelled_equations = functools.cache(book_sources.labelled_equations)
+"""The labelled equations of the book, by label. To find them is to parse all its text."""

@@ -14,12 +14,13 @@ import pytest
 from rnnlib import equations
 from tests.conftest import ROOT
 from tests.rendered import HTML, jupyter_book
-from tests.support import book_sources
+from tests.support import book_sources, labelled_equations
 
 pytestmark = pytest.mark.book
 
 PAGES = book_sources.toc_documents(ROOT)
 NOTEBOOKS = [name for name in PAGES if name.startswith("notebooks/")]
+EQUATIONS = labelled_equations(ROOT)
 
 
 @pytest.mark.parametrize("docname", PAGES)
@@ -33,9 +34,9 @@ def test_the_front_door_leads_to_the_welcome_page(built):
     assert "book/index.html" in (built / "index.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("label", sorted(book_sources.labelled_equations(ROOT)))
+@pytest.mark.parametrize("label", sorted(EQUATIONS))
 def test_every_labelled_equation_stands_on_its_page_with_its_function_below(pages, label):
-    docname = book_sources.labelled_equations(ROOT)[label].docname
+    docname = EQUATIONS[label].docname
     page = pages[HTML / f"{docname}.html"]
     assert page.find(f".//*[@id='equation-{label}']") is not None, f"{docname}: {label} is not on the page"
     function = equations.equation(label).qualified_name

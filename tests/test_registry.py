@@ -9,9 +9,9 @@ import pytest
 
 from rnnlib import equations
 from tests.conftest import ROOT
-from tests.support import book_sources
+from tests.support import book_sources, labelled_equations
 
-ON_PAGES = book_sources.labelled_equations(ROOT)
+ON_PAGES = labelled_equations(ROOT)
 TESTED = book_sources.tests_by_label(ROOT)
 
 

@@ -14,13 +14,13 @@ import pytest
 from rnnlib import dynamics, equations
 from tests.conftest import ROOT
 from tests.rendered import HTML, typeset
-from tests.support import book_sources
+from tests.support import book_sources, labelled_equations
 
 pytestmark = pytest.mark.book
 
 NOTEBOOKS = [name for name in book_sources.toc_documents(ROOT) if name.startswith("notebooks/")]
 API = [name for name in book_sources.toc_documents(ROOT) if name.startswith("book/api")]
-EQUATIONS = book_sources.labelled_equations(ROOT)
+EQUATIONS = labelled_equations(ROOT)
 CHAPTER = "notebooks/05_lstm"
 
 
