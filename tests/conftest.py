@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.rendered import ARGUMENTS, CHROMIUM, HTML, ROOT, jupyter_book
+from tests.rendered import ARGUMENTS, CHROMIUM, HTML, ROOT, jupyter_book, parse
 from tests.support import Agreement, _load
 
 settings.register_profile(
@@ -101,16 +102,17 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory, worker_id) -> Path:
-    """The folder of the built pages. The build is strict: any warning fails it.
+def shared(tmp_path_factory, worker_id) -> Path:
+    """A folder of all workers of this run: the first to need a thing makes it there, the others wait."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder if worker_id == "master" else folder.parent
 
-    All workers share one folder: the first to come builds, the others wait.
-    """
+
+@pytest.fixture(scope="session")
+def built(shared) -> Path:
+    """The folder of the built pages. The build is strict: any warning fails it."""
     from filelock import FileLock
 
-    shared = tmp_path_factory.getbasetemp()
-    if worker_id != "master":
-        shared = shared.parent  # of all workers of this run
     outcome = shared / "build.txt"
     with FileLock(shared / "build.lock"):
         if not outcome.exists():
@@ -126,17 +128,22 @@ def built(tmp_path_factory, worker_id) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pages(built) -> dict[Path, ElementTree.Element]:
-    """Every built page, parsed."""
-    import html5lib
+def parsed(built, shared) -> dict[Path, tuple[ElementTree.Element, list[str]]]:
+    """Every built page, parsed, and what is wrong with its markup. The parser takes its time."""
+    from filelock import FileLock
 
-    parsed = {}
-    for path in built.rglob("*.html"):
-        if "_static" in path.parts:  # templates of the theme, not pages
-            continue
-        with path.open("rb") as stream:
-            parsed[path] = html5lib.parse(stream, namespaceHTMLElements=False)
-    return parsed
+    kept = shared / "pages.pickle"
+    with FileLock(shared / "pages.lock"):
+        if not kept.exists():
+            paths = [path for path in built.rglob("*.html") if "_static" not in path.parts]  # not templates
+            whole = {path: parse(path.read_text(encoding="utf-8")) for path in paths}
+            kept.write_bytes(pickle.dumps(whole))
+    return pickle.loads(kept.read_bytes())
+
+
+@pytest.fixture(scope="session")
+def pages(parsed) -> dict[Path, ElementTree.Element]:
+    return {path: page for path, (page, _) in parsed.items()}
 
 
 @pytest.fixture(scope="session")

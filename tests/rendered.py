@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
 from tests.support import _load
 
@@ -43,3 +45,18 @@ def typeset(page):
         """() => ['.math', '.math mjx-container', 'mjx-merror, [data-mjx-error]']
                .map(s => document.querySelectorAll(s).length)"""
     )
+
+
+def parse(text: str) -> tuple[ElementTree.Element, list[str]]:
+    """A page, and in it what the HTML standard calls a parse error, and ids that stand twice."""
+    import html5lib
+
+    parser = html5lib.HTMLParser(namespaceHTMLElements=False)
+    tree = parser.parse(text)
+    lines = text.splitlines()
+    found = [
+        f"line {place[0]}: {code} {data.get('name', '')}: {lines[place[0] - 1].strip()[:150]}"
+        for place, code, data in parser.errors
+    ]
+    ids = Counter(e.get("id") for e in tree.iter() if e.get("id"))
+    return tree, found + [f"the id {name} stands {n} times" for name, n in ids.items() if n > 1]

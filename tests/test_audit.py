@@ -5,14 +5,11 @@ The audit of every page by axe-core is one of the tests of a visit, in ``test_pa
 
 from __future__ import annotations
 
-from collections import Counter
-
-import html5lib
 import pytest
 
 from tests.accessible import audit
 from tests.conftest import ROOT
-from tests.rendered import typeset
+from tests.rendered import HTML, parse, typeset
 from tests.support import book_sources
 
 pytestmark = pytest.mark.book
@@ -136,22 +133,9 @@ def test_a_page_can_be_read_without_javascript(site, open_page, docname, width):
 # --- valid -------------------------------------------------------------------------
 
 
-def markup_errors(text: str) -> list[str]:
-    """What the HTML standard calls a parse error, and ids that stand twice."""
-    parser = html5lib.HTMLParser(namespaceHTMLElements=False)
-    tree = parser.parse(text)
-    lines = text.splitlines()
-    found = [
-        f"line {place[0]}: {code} {data.get('name', '')}: {lines[place[0] - 1].strip()[:150]}"
-        for place, code, data in parser.errors
-    ]
-    ids = Counter(e.get("id") for e in tree.iter() if e.get("id"))
-    return found + [f"the id {name} stands {n} times" for name, n in ids.items() if n > 1]
-
-
 @pytest.mark.parametrize("docname", PAGES)
-def test_the_html_is_valid(built, docname):
-    found = markup_errors((built / f"{docname}.html").read_text(encoding="utf-8"))
+def test_the_html_is_valid(parsed, docname):
+    _, found = parsed[HTML / f"{docname}.html"]
     assert not found, f"{docname}:\n" + "\n".join(found[:20])
 
 
@@ -166,5 +150,5 @@ def test_the_html_is_valid(built, docname):
 )
 def test_markup_errors_are_seen(wrong, told):
     whole = "<!DOCTYPE html><html><head><title>t</title></head><body>{}</body></html>"
-    assert markup_errors(whole.format("<p>x</p>")) == []
-    assert any(told in text for text in markup_errors(whole.format(wrong)))
+    assert parse(whole.format("<p>x</p>"))[1] == []
+    assert any(told in text for text in parse(whole.format(wrong))[1])
