@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch._dynamo  # which the first optimiser of a process would import
 
 from rnnlib import optim, train
 
@@ -143,7 +142,7 @@ def run_and_die(folder: Path, kind: str, moment: str, count: int) -> None:
 def exit_code(*arguments: Any) -> int | None:
     """How the process of such a run ended."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload([__name__])
+    processes.set_forkserver_preload([__name__, "torch._dynamo"])  # the latter for the first optimiser
     process = processes.Process(target=run_and_die, args=arguments)
     process.start()
     process.join()
