@@ -418,6 +418,8 @@ def keras_gru(cell, reset_after: bool, dtype: str):
         reset_after=reset_after,
         return_sequences=True,
         dtype=dtype,
+        kernel_initializer="zeros",  # set below; what Keras would draw JAX would compile for every shape
+        recurrent_initializer="zeros",
     )
     layer.build((None, None, cell.input_size))
     layer.set_weights(
