@@ -9,7 +9,7 @@ One sequence of T steps through 64 inputs and 64 hidden units in float32, T up t
 - ``truncated``: windows of 4096 steps, each with its own way back, as a stream is trained.
 
 Memory is what NumPy holds at most, as ``tracemalloc`` counts it, with the inputs and the gradient of the
-outputs, over the four arrays that no method can do without: inputs, outputs, and the gradients of both.
+outputs, over that of four arrays: inputs, outputs, and the gradients of both.
 Times are CPU times, each over that of ``full`` in the same round: the median of the rounds. The record goes
 to ``experiments/memory.json``.
 """
