@@ -161,7 +161,6 @@ def _state_gradient(where: str, cell: Cell, trajectory: Trajectory, d_state: Sta
 
 
 @implements("eq-bptt-recursion")
-@checked
 def state_gradients(
     cell: Cell,
     trajectory: Trajectory,
@@ -351,7 +350,6 @@ def _loss_state(trajectory: Trajectory, d_hs: Array, t: int) -> State:
 
 
 @implements("eq-bptt-immediate")
-@checked
 def immediate_gradients(
     cell: Cell, trajectory: Trajectory, d_hs: Annotated[Array, "T B H"]
 ) -> tuple[Any, ...]:
@@ -377,7 +375,6 @@ def immediate_gradients(
 
 
 @implements("eq-bptt-total")
-@checked
 def total_gradients(cell: Cell, trajectory: Trajectory, d_hs: Annotated[Array, "T B H"]) -> tuple[Any, ...]:
     """The total derivative of every step's loss, through all steps before (:eq:`eq-bptt-total`).
 
@@ -405,7 +402,6 @@ def total_gradients(cell: Cell, trajectory: Trajectory, d_hs: Annotated[Array, "
 
 
 @implements("eq-bptt-double-sum")
-@checked
 def double_sum(cell: Cell, trajectory: Trajectory, d_hs: Annotated[Array, "T B H"]) -> Any:
     """The gradient of the parameters, run as the notes write it (:eq:`eq-bptt-double-sum`).
 
@@ -720,7 +716,6 @@ def checkpoint_memory(steps: int, segment: int) -> int:
 
 
 @implements("eq-bptt-checkpoint")
-@checked
 def checkpointed_bptt(
     network: Cell | Network,
     xs: Annotated[Array, "T B I"],

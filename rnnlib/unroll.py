@@ -8,7 +8,7 @@ from typing import Annotated, Any, overload
 
 import numpy as np
 
-from rnnlib.backend import Array, backend_of, check_arrays, checked, is_torch
+from rnnlib.backend import Array, backend_of, check_arrays, is_torch
 from rnnlib.cell import Cell, State
 from rnnlib.engine import Steps, choose, differentiable
 from rnnlib.engine.layers import run_layer, slabs_of
@@ -247,7 +247,6 @@ def mask_from_lengths(lengths: Any, xs: Array) -> Array:
 
 
 @implements("eq-vanilla-unroll")
-@checked
 def unroll(
     cell: Cell,
     xs: Annotated[Array, "T B I"],
