@@ -22,7 +22,14 @@ from rnnlib import engine
 from rnnlib.engine import Steps, choose, differentiable, fused, plain
 from rnnlib.engine.layers import GRU_LAYERS, RNN_LAYERS, run_layer
 from tests.support import TOLERANCE, _load
-from tests.test_engine import MODULES, assert_same, both_ways, every_layer, problem
+from tests.test_engine import (
+    MODULES,
+    assert_nan_and_infinity_where,
+    assert_same,
+    both_ways,
+    every_layer,
+    problem,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = Path(fused.__file__).with_name("gpu_kernels.py")
@@ -152,10 +159,7 @@ class TestInTheInterpreter:
         with np.errstate(invalid="ignore"):
             actual = on_tensors(layer, fused, steps, arguments, d_hs, d_ends)
         expected = on_tensors(layer, differentiable, steps, arguments, d_hs, d_ends)
-        for a, e in zip(actual, expected, strict=True):
-            if e is not None:
-                assert torch.equal(a.isfinite(), e.isfinite())
-                assert not math.isnan(bad) or torch.equal(a.isnan(), e.isnan())
+        assert_nan_and_infinity_where(actual, expected, bad)
         if math.isnan(bad):
             assert actual[0][5].isnan().any()
             assert not actual[0][[3, 4, 6, 7, 9, 10]].isnan().any()

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rnnlib.backend import Array, is_torch
+from rnnlib.engine.compiled import dtype_name
 from rnnlib.engine.plain import input_product
 from rnnlib.engine.steps import Steps
 
@@ -64,7 +65,7 @@ def problem(like: Array) -> str | None:
     """Why the loops cannot be used for an array of this kind here, or None where they can."""
     if not is_torch(like):
         return "they compute on CUDA tensors of torch, not on NumPy arrays"
-    dtype = str(like.dtype).removeprefix("torch.")
+    dtype = dtype_name(like)
     if dtype not in DTYPES:
         return f"they compute in {', '.join(DTYPES)}, not in {dtype}"
     if triton_is_missing():
@@ -141,12 +142,6 @@ def _contiguous(x: Array | None) -> Array | None:
     return None if x is None else x.contiguous()
 
 
-def _copy(x: Array, dtype: Any) -> Array:
-    import torch
-
-    return x.to(dtype, copy=True, memory_format=torch.contiguous_format)
-
-
 def _carried(d: Array) -> Array:
     """A gradient that a loop carries from step to step, in the dtype of the sums: itself, or a copy."""
     import torch
@@ -186,7 +181,8 @@ def _slab(x: Array, W_ih: Array, bias: Array | None, slab: Array, keep: bool) ->
 
 
 # --- forward ----------------------------------------------------------------------------------
-# As in rnnlib.engine.compiled, if not keep only hs has all rows, and Cs, (B, H), gets the last memories.
+# As in rnnlib.engine.compiled, if not keep only hs has all rows, and Cs, (B, H), is given with the first
+# memories in it and overwritten with the last.
 
 
 def rnn(
@@ -221,10 +217,8 @@ def lstm(
     """See :func:`rnnlib.engine.plain.lstm`."""
     hs, Cs, gates = out
     slab = _slab(x, W_ih, bias, gates, keep)
-    C = C_0.contiguous() if keep else _copy(C_0, C_0.dtype)
+    C = C_0.contiguous() if keep else Cs
     _launch("lstm", steps, C.shape[1], x, slab, hs, Cs, h_0.contiguous(), C, W_hh.contiguous(), KEEP=keep)
-    if not keep:
-        Cs.copy_(C)
     return out
 
 

@@ -58,6 +58,13 @@ def _block(first, size: tl.constexpr):
 
 
 @triton.jit
+def _units(first, there, H: tl.constexpr, UNITS: tl.constexpr):
+    """The units from first on, (UNITS,), and which of the numbers of these rows there are, (ROWS, UNITS)."""
+    u = _block(first, UNITS)
+    return u, there[:, None] & (u < H)[None, :]
+
+
+@triton.jit
 def _rows(plan, n, b):
     """The rows of the sequences in step n of the walk, (ROWS,), and which of them there are."""
     return tl.load(plan + 2 * n + 1) + b, b < tl.load(plan + 2 * n)
@@ -123,8 +130,7 @@ def rnn(
         row, there = _rows(plan, n, b)
         before = _before(plan, n, b, h_0, hs, H)
         for first in range(0, H, UNITS):
-            u = _block(first, UNITS)
-            mask = there[:, None] & (u < H)[None, :]
+            u, mask = _units(first, there, H, UNITS)
             place = hs + row[:, None] * H + u[None, :]
             a = tl.load(place, mask, 0.0).to(SUM)  # (ROWS, UNITS)
             a = _add_product(a, before, there, W + u * H, u < H, 1, H, INNER, PRECISION)
@@ -164,8 +170,7 @@ def lstm(
             C_before = C_0 + b * H
             C_after = C_before
         for first in range(0, H, UNITS):
-            u = _block(first, UNITS)
-            mask = there[:, None] & (u < H)[None, :]
+            u, mask = _units(first, there, H, UNITS)
             place = slab + row[:, None] * (4 * H) + u[None, :]
             i = tl.load(place, mask, 0.0).to(SUM)  # (ROWS, UNITS)
             f = tl.load(place + H, mask, 0.0).to(SUM)
@@ -214,8 +219,7 @@ def gru(
         row, there = _rows(plan, n, b)
         before = _before(plan, n, b, h_0, hs, H)
         for first in range(0, H, UNITS):
-            j = _block(first, UNITS)
-            mask = there[:, None] & (j < H)[None, :]
+            j, mask = _units(first, there, H, UNITS)
             place = slab + row[:, None] * (3 * H) + j[None, :]
             r = tl.load(place, mask, 0.0).to(SUM)  # (ROWS, UNITS)
             z = tl.load(place + H, mask, 0.0).to(SUM)
@@ -261,8 +265,7 @@ def gru_reset_before(
         row, there = _rows(plan, n, b)
         before = _before(plan, n, b, h_0, hs, H)
         for first in range(0, H, UNITS):
-            u = _block(first, UNITS)
-            mask = there[:, None] & (u < H)[None, :]
+            u, mask = _units(first, there, H, UNITS)
             place = slab + row[:, None] * (3 * H) + u[None, :]
             r = tl.load(place, mask, 0.0).to(SUM)  # (ROWS, UNITS)
             z = tl.load(place + H, mask, 0.0).to(SUM)
@@ -276,8 +279,7 @@ def gru_reset_before(
             tl.store(reset + b[:, None] * H + u[None, :], r * h_prev, mask)
         tl.debug_barrier()  # the next product needs the whole of r ⊙ h
         for first in range(0, H, UNITS):
-            u = _block(first, UNITS)
-            mask = there[:, None] & (u < H)[None, :]
+            u, mask = _units(first, there, H, UNITS)
             place = slab + row[:, None] * (3 * H) + u[None, :]
             z = tl.load(place + H, mask, 0.0).to(SUM)  # (ROWS, UNITS)
             a_h = tl.load(place + 2 * H, mask, 0.0).to(SUM)
@@ -328,8 +330,7 @@ def rnn_back(
     for m in range(T):
         row, there = _rows(plan, T - m, b)
         for first in range(0, H, UNITS):
-            u = _block(first, UNITS)
-            mask = there[:, None] & (u < H)[None, :]
+            u, mask = _units(first, there, H, UNITS)
             d_h_t = _d_state(d_h, d_hs, row, b, u, mask, H)
             place = row[:, None] * H + u[None, :]
             h = tl.load(hs + place, mask, 0.0).to(SUM)  # (ROWS, UNITS)
@@ -337,8 +338,7 @@ def rnn_back(
             tl.store(d_a + place, d_h_t * slope, mask)
         tl.debug_barrier()
         for first in range(0, H, UNITS):
-            u = _block(first, UNITS)
-            mask = there[:, None] & (u < H)[None, :]
+            u, mask = _units(first, there, H, UNITS)
             d = tl.full((ROWS, UNITS), 0.0, SUM)
             d = _add_product(d, d_a + row * H, there, W + u, u < H, H, H, INNER, PRECISION)
             tl.store(d_h + b[:, None] * H + u[None, :], d, mask)
@@ -370,8 +370,7 @@ def lstm_back(
         row, there = _rows(plan, T - m, b)
         C_before = _before(plan, T - m, b, C_0, Cs, H)
         for first in range(0, H, UNITS):
-            u = _block(first, UNITS)
-            mask = there[:, None] & (u < H)[None, :]
+            u, mask = _units(first, there, H, UNITS)
             place = row[:, None] * (4 * H) + u[None, :]
             i = tl.load(gates + place, mask, 0.0).to(SUM)  # (ROWS, UNITS)
             f = tl.load(gates + place + H, mask, 0.0).to(SUM)
@@ -390,8 +389,7 @@ def lstm_back(
             tl.store(at, d_C_t * f, mask)
         tl.debug_barrier()
         for first in range(0, H, UNITS):
-            u = _block(first, UNITS)
-            mask = there[:, None] & (u < H)[None, :]
+            u, mask = _units(first, there, H, UNITS)
             d = tl.full((ROWS, UNITS), 0.0, SUM)
             d = _add_product(d, d_a + row * (4 * H), there, W + u, u < H, H, 4 * H, INNER, PRECISION)
             tl.store(d_h + b[:, None] * H + u[None, :], d, mask)
@@ -424,8 +422,7 @@ def gru_back(
         row, there = _rows(plan, T - m, b)
         before = _before(plan, T - m, b, h_0, hs, H)
         for first in range(0, H, UNITS):
-            j = _block(first, UNITS)
-            mask = there[:, None] & (j < H)[None, :]
+            j, mask = _units(first, there, H, UNITS)
             place = row[:, None] * (3 * H) + j[None, :]
             r = tl.load(gates + place, mask, 0.0).to(SUM)  # (ROWS, UNITS)
             z = tl.load(gates + place + H, mask, 0.0).to(SUM)
@@ -440,8 +437,7 @@ def gru_back(
             tl.store(d_u + row[:, None] * H + j[None, :], d_a_h * r, mask)
         tl.debug_barrier()
         for first in range(0, H, UNITS):
-            j = _block(first, UNITS)
-            mask = there[:, None] & (j < H)[None, :]
+            j, mask = _units(first, there, H, UNITS)
             z = tl.load(gates + row[:, None] * (3 * H) + H + j[None, :], mask, 0.0).to(SUM)
             d = _d_state(d_h, d_hs, row, b, j, mask, H) * z
             w = W + j
@@ -476,8 +472,7 @@ def gru_reset_before_back(
         row, there = _rows(plan, T - m, b)
         before = _before(plan, T - m, b, h_0, hs, H)
         for first in range(0, H, UNITS):
-            u = _block(first, UNITS)
-            mask = there[:, None] & (u < H)[None, :]
+            u, mask = _units(first, there, H, UNITS)
             place = row[:, None] * (3 * H) + u[None, :]
             z = tl.load(gates + place + H, mask, 0.0).to(SUM)  # (ROWS, UNITS)
             h_tilde = tl.load(gates + place + 2 * H, mask, 0.0).to(SUM)
@@ -487,8 +482,7 @@ def gru_reset_before_back(
             tl.store(d_a + place + 2 * H, d_h_t * ((1.0 - z) * (1.0 - h_tilde * h_tilde)), mask)
         tl.debug_barrier()
         for first in range(0, H, UNITS):
-            u = _block(first, UNITS)
-            mask = there[:, None] & (u < H)[None, :]
+            u, mask = _units(first, there, H, UNITS)
             place = row[:, None] * (3 * H) + u[None, :]
             r = tl.load(gates + place, mask, 0.0).to(SUM)  # (ROWS, UNITS)
             z = tl.load(gates + place + H, mask, 0.0).to(SUM)
@@ -502,8 +496,7 @@ def gru_reset_before_back(
             tl.store(d_h + b[:, None] * H + u[None, :], d_h_t * z + d_reset * r, mask)
         tl.debug_barrier()
         for first in range(0, H, UNITS):
-            u = _block(first, UNITS)
-            mask = there[:, None] & (u < H)[None, :]
+            u, mask = _units(first, there, H, UNITS)
             at = d_h + b[:, None] * H + u[None, :]
             d = tl.load(at, mask, 0.0)  # (ROWS, UNITS)
             d = _add_product(d, d_a + row * (3 * H), there, W + u, u < H, H, 2 * H, INNER, PRECISION)
