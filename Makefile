@@ -71,7 +71,7 @@ test: $(READY)  ## everything: style, types, units with coverage, notebooks, the
 	@$(BIN)/python -m pytest -n 2 --dist loadfile \
 		--no-loadscope-reorder \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 \
-		--cov=rnnlib --cov-report=term:skip-covered --cov-fail-under=95 \
+		--cov=rnnlib --cov-config=pyproject.toml --cov-report=term:skip-covered --cov-fail-under=95 \
 		--ignore=notebooks/assignments/release \
 		tests notebooks/assignments
 
