@@ -2,7 +2,8 @@
 
 K workers hold the same parameters. Each computes the gradient on a shard of the batch, all take the mean,
 and all make the same step. The first part holds what they must agree on; the second how a sum travels
-around a ring; the third the time that it takes, on paper; the fourth what a larger batch is worth.
+around a ring; the third the time that it takes, on paper; the fourth what a larger batch is worth; the
+fifth is about runs that need not talk at all.
 
 Times are in seconds, sizes in bytes. ``latency`` is α, what any message takes however short it is, and
 ``per_byte`` is β, what each byte of it adds: 1/β is the bandwidth.
@@ -565,6 +566,51 @@ def progress(noise: float, batch_size: int) -> float:
     """
     noise = check_number("progress", "noise", noise, above=False)
     return 1 / (1 + noise / check_count("progress", "batch_size", batch_size))
+
+
+# --- many runs --------------------------------------------------------------------------------------
+
+
+@implements("eq-parallel-runs")
+def runs_efficiency(runs: int, workers: int) -> float:
+    """The share of the workers that is of use for runs of equal length (:eq:`eq-parallel-runs`).
+
+    Args:
+        runs: R, each of which one worker does alone.
+        workers: K.
+
+    Returns:
+        R / (K ⌈R/K⌉): 1 where K divides R, R/K where there are more workers than runs.
+
+    Raises:
+        TypeError, ValueError: numbers out of range.
+    """
+    runs = check_count("runs_efficiency", "runs", runs)
+    workers = check_count("runs_efficiency", "workers", workers)
+    return runs / (workers * -(-runs // workers))
+
+
+@implements("eq-parallel-interval")
+def success_interval(successes: int, runs: int, z: float = 1.96) -> tuple[float, float]:
+    """The chances of success that go with what some runs showed (:eq:`eq-parallel-interval`; Wilson 1927).
+
+    Args:
+        successes: s, how many of the runs succeeded, from 0 to n.
+        runs: n, independent of each other.
+        z: by how many standard deviations the share may miss the chance; 1.96 for 95 of 100 times.
+
+    Returns:
+        The lowest and the highest such chance.
+
+    Raises:
+        TypeError, ValueError: numbers out of range.
+    """
+    runs = check_count("success_interval", "runs", runs)
+    share = check_count("success_interval", "successes", successes, 0, runs) / runs
+    per_run = check_number("success_interval", "z", z) ** 2 / runs  # z²/n
+    half = math.sqrt(per_run * (share * (1 - share) + per_run / 4))
+    low, high = (share + per_run / 2 + sign * half for sign in (-1, 1))
+    return max(low / (1 + per_run), 0.0), min(high / (1 + per_run), 1.0)
 
 
 # --- a real worker ----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -13,16 +14,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
+from statsmodels.stats.proportion import proportion_confint
 from torch.nn.parallel import DistributedDataParallel
 
 from rnnlib import distributed, train
@@ -33,6 +37,8 @@ from tests.support import _load, example, seeds
 SCRIPT = ROOT / "experiments" / "parallel.py"
 experiment = _load(SCRIPT)
 worker = _load(ROOT / "tests" / "parallel_worker.py")
+SWEEP = ROOT / "experiments" / "sweep.py"
+sweep = _load(SWEEP)
 
 positive = st.floats(1e-6, 1e6)
 workers_ = st.integers(1, 9)
@@ -460,6 +466,167 @@ def test_a_world_of_one_gpu(alone, tmp_path):
         (tmp_path / "step-00000009.safetensors").unlink()
         again, _ = train_a_little(world, 9, checkpoints=tmp_path, checkpoint_every=3)
     np.testing.assert_allclose(history.losses, again.losses, rtol=1e-4)
+
+
+# --- many runs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.equation("eq-parallel-runs")
+@given(st.integers(1, 200), st.integers(1, 60))
+def test_runs_that_do_not_talk(runs, workers):
+    """The reference hands the runs out, each to the worker that has had the fewest."""
+    had = np.zeros(workers, int)
+    for _ in range(runs):
+        had[had.argmin()] += 1
+    assert math.isclose(distributed.runs_efficiency(runs, workers), runs / (workers * had.max()))
+
+
+@pytest.mark.equation("eq-parallel-interval")
+@given(st.integers(1, 300), st.data(), st.floats(0.1, 4))
+def test_the_interval_of_a_chance(runs, data, z):
+    """statsmodels, and the definition: at its ends the share is z standard deviations away."""
+    successes = data.draw(st.integers(0, runs))
+    low, high = distributed.success_interval(successes, runs, z)
+    np.testing.assert_allclose(
+        (low, high),
+        proportion_confint(successes, runs, alpha=math.erfc(z / math.sqrt(2)), method="wilson"),
+        atol=1e-12,
+    )
+    share = successes / runs
+
+    def too_far(p: float) -> float:
+        return (share - p) ** 2 - z**2 * p * (1 - p) / runs
+
+    if 0 < successes < runs:
+        assert math.isclose(low, brentq(too_far, 0, share), abs_tol=1e-9)
+        assert math.isclose(high, brentq(too_far, share, 1), abs_tol=1e-9)
+    assert 0 <= low <= share <= high <= 1
+
+
+def test_numbers_of_runs_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="runs_efficiency: runs is 0, expected a whole number of at least 1"):
+        distributed.runs_efficiency(0, 3)
+    with pytest.raises(
+        ValueError, match="success_interval: successes is 4, expected a whole number from 0 to 3"
+    ):
+        distributed.success_interval(4, 3)
+    with pytest.raises(ValueError, match=r"success_interval: z is -1"):
+        distributed.success_interval(1, 3, -1.0)
+
+
+FEW = ["--rates", "0.01", "0.1", "--seeds", "1", "--length", "4", "--hidden-size", "3", "--steps", "2"]
+
+
+def do_sweep(path: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SWEEP), *FEW, "--output", str(path), *arguments]
+    return subprocess.run(
+        command, env=environment(), capture_output=True, text=True, check=False, timeout=300, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory) -> Path:
+    """The record of a small sweep."""
+    path = tmp_path_factory.mktemp("sweep") / "record.json"
+    done = do_sweep(path, "--processes", "2")
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_a_sweep_holds_what_each_run_gives_alone(swept):
+    record = json.loads(swept.read_text(encoding="utf-8"))
+    runs = {(r["cell"], r["rate"], r["seed"]): r["loss"] for r in record["results"]}
+    assert set(runs) == {(cell, rate, 0) for cell in ("RNN", "GRU", "LSTM") for rate in (0.01, 0.1)}
+    threads = torch.get_num_threads()
+    try:
+        for key, loss in runs.items():
+            assert math.isclose(sweep.run(key, record["settings"]), loss, rel_tol=1e-6)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_sweep_does_the_runs_that_are_missing(swept, tmp_path, monkeypatch):
+    record = json.loads(swept.read_text(encoding="utf-8"))
+    lost, path = record["results"].pop(2), tmp_path / "record.json"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    asked = []
+
+    class Pool:
+        """Does at once what is asked for."""
+
+        def submit(self, function: Any, key: Any, settings: Any) -> Any:
+            asked.append(key)
+            future: Any = Future()
+            future.set_result(lost["loss"])
+            return future
+
+    monkeypatch.setattr(sweep, "workers", lambda scheduler, processes: contextlib.nullcontext(Pool()))
+    sweep.main([*FEW, "--output", str(path)])
+    assert asked == [(lost["cell"], lost["rate"], lost["seed"])]
+    assert json.loads(path.read_text(encoding="utf-8")) == json.loads(swept.read_text(encoding="utf-8"))
+
+
+def test_a_run_that_diverges_is_recorded_as_that():
+    settings = {"length": 4, "hidden_size": 3, "steps": 3, "batch_size": 2}
+    threads = torch.get_num_threads()
+    try:
+        assert sweep.run(("RNN", 1e30, 0), settings) is None
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_sweep_that_cannot_be_is_refused(swept, monkeypatch, capsys):
+    def told(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            sweep.main([*FEW, "--output", str(swept), *arguments])
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    before = swept.read_text(encoding="utf-8")
+    assert "'length': 4" in (said := told("--length", "5"))
+    assert "'length': 5" in said
+    assert "name another --output" in said
+    assert "argument --seeds: 0 is below 1" in told("--seeds", "0")
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert "--scheduler needs Dask" in told("--scheduler", "tcp://127.0.0.1:1")
+    assert swept.read_text(encoding="utf-8") == before
+
+
+def test_a_sweep_whose_process_is_killed_says_so_and_keeps_what_is_done(tmp_path):
+    path = tmp_path / "record.json"
+    command = [sys.executable, SWEEP, *FEW, "--seeds", "4000", "--processes", "1", "--output", path]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        limit = time.monotonic() + 120
+        while not path.exists():
+            assert process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        for child in psutil.Process(process.pid).children():
+            if "--multiprocessing-fork" in child.cmdline():
+                child.kill()
+        told = process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+    assert "sweep.py: a process was killed; the same command goes on from the runs that are done" in told
+    assert json.loads(path.read_text(encoding="utf-8"))["results"]
+
+
+def test_a_sweep_on_a_dask_cluster_gives_the_same(swept, tmp_path):
+    dask = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'rnnlib[cluster]'")
+    with dask.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        done = do_sweep(tmp_path / "record.json", "--scheduler", cluster.scheduler_address)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in (swept, tmp_path / "record.json")]
+    assert records[0]["results"] == records[1]["results"]
+
+
+def test_the_record_of_the_sweep_is_that_of_the_script():
+    record = json.loads(SWEEP.with_suffix(".json").read_text(encoding="utf-8"))
+    assert record["settings"] == {"length": 30, "hidden_size": 32, "batch_size": 32, "steps": 500}
+    keys = [(r["cell"], r["rate"], r["seed"]) for r in record["results"]]
+    assert len(set(keys)) == len(keys)
+    assert set(keys) == {(c, r, s) for c in sweep.CELLS for r in sweep.RATES for s in range(20)}
 
 
 # --- real processes -------------------------------------------------------------------------------

@@ -306,6 +306,7 @@ MAKERS: dict[str, Maker] = {
         "counts": rng.uniform(1, 5, size=3),
     },
     "eq-parallel-halving-time": lambda rng: {**A_NETWORK, "workers": 8},
+    "eq-parallel-interval": lambda rng: {"successes": 15, "runs": 20},
     "eq-parallel-linear-rule": lambda rng: {"rate": 0.1, "workers": 4},
     "eq-parallel-linear-rule-error": lambda rng: {
         "rate": 0.1,
@@ -325,6 +326,7 @@ MAKERS: dict[str, Maker] = {
     "eq-parallel-overlap": lambda rng: {"forward": 1.0, "backward": 2.0, "message": 0.3, "buckets": 4},
     "eq-parallel-progress": lambda rng: {"noise": 3.0, "batch_size": 4},
     "eq-parallel-ring-time": lambda rng: {**A_NETWORK, "workers": 6},
+    "eq-parallel-runs": lambda rng: {"runs": 20, "workers": 8},
     "eq-parallel-shard": lambda rng: {"streams": 9, "workers": 4, "worker": 2},
     "eq-parallel-speedup": lambda rng: {"single": 3.0, "parallel": 0.5},
     "eq-parallel-step": lambda rng: {"work": 3.0, "workers": 6, "communication": 0.1, "serial": 0.2},
