@@ -6,13 +6,26 @@ derivative is cheaper to write in terms of ``h``, the code says so.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, TypeAlias
 
 from rnnlib.backend import Array, backend_of, check_choice
 from rnnlib.equations import implements
 
 ACTIVATIONS = ("tanh", "logistic", "relu", "identity")
 """The names accepted wherever an argument is called ``activation``."""
+
+
+def check_activation(where: str, name: str, value: Any) -> None:
+    """Refuse what is none of :data:`ACTIVATIONS`.
+
+    Raises:
+        ValueError: naming the argument, what came and what was expected.
+    """
+    check_choice(where, name, value, ACTIVATIONS)
+
+
+Activation: TypeAlias = Annotated[str, check_activation]
+"""What the signature of a checked function says of an argument that must be one of :data:`ACTIVATIONS`."""
 
 STEEPEST = {"tanh": 1.0, "logistic": 0.25, "relu": 1.0, "identity": 1.0}
 """The largest slope of each activation, by name."""
@@ -116,7 +129,7 @@ def apply(activation: str, a: Array) -> Array:
     Raises:
         ValueError: an unknown name.
     """
-    check_choice("activation", "activation", activation, ACTIVATIONS)
+    check_activation("apply", "activation", activation)
     if activation == "identity":
         return a
     if activation == "tanh":
@@ -136,7 +149,7 @@ def apply_derivative(activation: str, a: Array) -> Array:
     Raises:
         ValueError: an unknown name.
     """
-    check_choice("activation", "activation", activation, ACTIVATIONS)
+    check_activation("apply_derivative", "activation", activation)
     if activation == "identity":
         return backend_of(a).ones_like(a)
     if activation == "tanh":

@@ -19,8 +19,9 @@ import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
+from types import UnionType
 from typing import Annotated, Any, ParamSpec, Protocol, TypeAlias, TypeVar, get_args, get_origin
 
 import numpy as np
@@ -496,12 +497,71 @@ def _entries(name: str, value: Any, annotation: Any) -> Iterator[Entry]:
             yield from _entries(f"{name}.{field}", getattr(value, field), field_annotation)
 
 
-def _check_kind(where: str, name: str, value: Any, annotation: Any) -> None:
-    """Refuse something else where a record of one type is asked for."""
-    if dataclasses.is_dataclass(annotation) and not isinstance(value, annotation):  # type: ignore[arg-type]
-        raise TypeError(
-            f"{where}: {name} is a {type(value).__name__}, expected a {annotation.__name__}"  # type: ignore
-        )
+Rule: TypeAlias = Callable[[str, str, Any], Any]
+"""A check of one argument, such as :func:`check_number`: called with what the caller is called in the
+message, the name and the value."""
+
+
+@functools.cache
+def rules_of(annotation: Any) -> tuple[Rule, ...]:
+    """What an annotation asks for besides a shape: its checks, as in ``Annotated[float, check_number]``.
+
+    A record, a protocol or a union of them asks for one of these, ``bool`` for True or False.
+    """
+    if get_origin(annotation) is Annotated:
+        return tuple(rule for rule in get_args(annotation)[1:] if callable(rule))
+    if annotation is bool:
+        return (check_flag,)
+    kinds = get_args(annotation) if get_origin(annotation) is UnionType else (annotation,)
+    if all(dataclasses.is_dataclass(kind) or is_protocol(kind) for kind in kinds):
+        return (lambda where, name, value: check_kind(where, name, value, *kinds),)
+    return ()
+
+
+@functools.cache
+def _rules_within(owner: Callable[..., Any]) -> dict[str, tuple[Rule, ...]]:
+    """The rules of those arguments of a function, or fields of a record, that have any."""
+    found = {name: rules_of(annotation) for name, annotation in annotations_of(owner).items()}
+    return {name: rules for name, rules in found.items() if rules and name != "return"}
+
+
+def is_protocol(kind: Any) -> bool:
+    """Whether a class is a protocol, which says what others offer."""
+    return getattr(kind, "_is_protocol", False)
+
+
+@functools.cache
+def _members_of(protocol: type) -> tuple[str, ...]:
+    """What a protocol says that a value has."""
+    names: set[str] = set()
+    for kind in protocol.__mro__:
+        if is_protocol(kind):
+            names |= {*inspect.get_annotations(kind), *vars(kind)}
+    return tuple(sorted(name for name in names if not name.startswith("_")))
+
+
+def check_kind(where: str, name: str, value: Any, *kinds: Any) -> None:
+    """Refuse what is none of some records, and lacks what each of some protocols asks for.
+
+    Args:
+        where: what the caller is called in the message.
+        name: what the argument is called.
+        value: the argument.
+        kinds: records and protocols, one of which it must be.
+
+    Raises:
+        TypeError: naming the argument, what came and what was expected.
+    """
+    if not isinstance(value, type):  # a class has the methods of its instances, but no parameters
+        for kind in kinds:
+            if is_protocol(kind):
+                fits = all(hasattr(value, member) for member in _members_of(kind))
+            else:
+                fits = isinstance(value, kind)
+            if fits:
+                return
+    expected = " or a ".join(kind.__name__ for kind in kinds)
+    raise TypeError(f"{where}: {name} is a {type(value).__name__}, expected a {expected}")
 
 
 class Checked(Protocol[P, R_co]):
@@ -519,8 +579,9 @@ def checked(function: Callable[P, R]) -> Checked[P, R]:
 
     Every parameter annotated ``Annotated[Array, "B H"]``, and every array field of a record,
     is held to its shape; all of them to one kind of array, one dtype, one device; none may hold
-    NaN or have an empty dimension. None stands for an array only where the annotation says so, and a
-    record must be of its declared type. The undecorated function stays reachable as ``.unchecked``.
+    NaN or have an empty dimension. None stands for an array only where the annotation says so. What else an
+    annotation asks for (:func:`rules_of`) is checked too. The undecorated function stays reachable as
+    ``.unchecked``.
     """
     signature = inspect.signature(function)
 
@@ -528,8 +589,9 @@ def checked(function: Callable[P, R]) -> Checked[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         where, annotations = function.__name__, annotations_of(function)
         bound = signature.bind(*args, **kwargs)
-        for name, value in bound.arguments.items():
-            _check_kind(where, name, value, annotations.get(name))
+        for name, rules in _rules_within(function).items():
+            for rule in rules if name in bound.arguments else ():
+                rule(where, name, bound.arguments[name])
         check_arrays(
             where,
             [
@@ -577,9 +639,13 @@ def checked_with(
 def check_record(record: Any) -> dict[str, int]:
     """Hold the arrays of a record (a dataclass with shapes declared on its fields) together.
 
-    Called from ``__post_init__``, so that a record that exists is a record that fits.
+    What else the annotations of its fields ask for (:func:`rules_of`) is checked too. Called from
+    ``__post_init__``, so that a record that exists is a record that fits.
     """
     name = type(record).__name__
+    for field, rules in _rules_within(type(record)).items():  # type: ignore[arg-type]
+        for rule in rules:
+            rule(name, field, getattr(record, field))
     return check_arrays(
         name,
         [
@@ -596,9 +662,21 @@ def check_choice(where: str, name: str, value: Any, choices: Sequence[Any]) -> N
     Raises:
         ValueError: naming the argument, what came and what was expected.
     """
-    if value not in choices:
+    if (
+        not isinstance(value, str) and is_array(value)
+    ) or value not in choices:  # an array is compared entrywise
         expected = ", ".join(repr(c) for c in choices)
         raise ValueError(f"{where}: {name} is {value!r}, expected one of {expected}")
+
+
+def check_flag(where: str, name: str, value: Any) -> None:
+    """Refuse a switch that is not a ``bool``: an argument in the wrong place shows here.
+
+    Raises:
+        TypeError: not a ``bool``.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{where}: {name} is {value!r}, expected True or False")
 
 
 def check_count(where: str, name: str, value: Any, low: int = 1, high: int | None = None) -> int:
@@ -626,6 +704,24 @@ def check_count(where: str, name: str, value: Any, low: int = 1, high: int | Non
 def check_counts(where: str, low: int = 1, **counts: Any) -> list[int]:
     """Several whole numbers of at least ``low``, each by its name (see :func:`check_count`)."""
     return [check_count(where, name, value, low) for name, value in counts.items()]
+
+
+def check_sequence(where: str, name: str, x: Any, expected: str) -> list[Any]:
+    """The entries of a list, a tuple, an array or a tensor; single numbers as Python's own.
+
+    Args:
+        where: what the caller is called in the message.
+        name: what the argument is called.
+        x: the sequence.
+        expected: what it should be, in words.
+
+    Raises:
+        TypeError: no sequence, or a str.
+    """
+    ordered = hasattr(x, "__len__") and hasattr(x, "__getitem__") and getattr(x, "ndim", 1) > 0
+    if not ordered or isinstance(x, str | Mapping):
+        raise TypeError(f"{where}: {name} is a {type(x).__name__}, expected {expected}")
+    return [entry.item() if getattr(entry, "ndim", None) == 0 else entry for entry in x]
 
 
 def check_whole_numbers(
@@ -697,7 +793,7 @@ def _number(where: str, name: str, value: Any, expected: str, fits: Callable[[fl
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{where}: {name} is a {type(value).__name__}, expected {expected}")
     number = float(value)
-    if not (math.isfinite(number) and fits(number)):
+    if not fits(number):  # a NaN fits nowhere
         raise ValueError(f"{where}: {name} is {value!r}, expected {expected}")
     return number
 
@@ -709,19 +805,29 @@ def check_finite(where: str, name: str, value: Any) -> float:
         TypeError: not a real number.
         ValueError: infinite or NaN.
     """
-    return _number(where, name, value, "a finite number", lambda number: True)
+    return _number(where, name, value, "a finite number", math.isfinite)
 
 
-def check_number(where: str, name: str, value: Any, above: bool = True) -> float:
+def check_number(where: str, name: str, value: Any, above: bool = True, infinite: bool = False) -> float:
     """Refuse what is not a finite number above 0 (or, with ``above=False``, of at least 0).
+
+    Args:
+        where: what the caller is called in the message.
+        name: what the argument is called.
+        value: the number.
+        above: whether 0 is refused.
+        infinite: whether infinity is allowed.
 
     Raises:
         TypeError: not a real number.
         ValueError: infinite, NaN or too small.
     """
-    if above:
-        return _number(where, name, value, "a finite number above 0", lambda number: number > 0)
-    return _number(where, name, value, "a finite number of at least 0", lambda number: number >= 0)
+    expected = f"a {'' if infinite else 'finite '}number {'above' if above else 'of at least'} 0"
+
+    def fits(number: float) -> bool:
+        return (number > 0 if above else number >= 0) and (infinite or number < math.inf)
+
+    return _number(where, name, value, expected, fits)
 
 
 def check_share(where: str, name: str, value: Any, below: bool = False) -> float:
@@ -766,7 +872,7 @@ def check_dtype(where: str, dtype: Any) -> None:
         TypeError: naming what came.
     """
     try:
-        real = np.issubdtype(np.dtype(dtype), np.floating)
+        real = dtype is not None and np.issubdtype(np.dtype(dtype), np.floating)  # NumPy: None is float64
     except TypeError:  # no dtype at all
         real = False
     if not real:

@@ -1206,7 +1206,7 @@ def layernorm_preactivation(
     beta_h: Annotated[Array, "4H"],
     alpha_x: Annotated[Array, "4H"],
     beta_x: Annotated[Array, "4H"],
-    epsilon: float = normalisation.EPSILON,
+    epsilon: Annotated[float, check_number] = normalisation.EPSILON,
 ) -> Annotated[Array, "B 4H"]:
     """What all four gates see, normalised (:eq:`eq-lstm-layernorm-preactivation`).
 
@@ -1245,7 +1245,7 @@ def layernorm_preactivation_backward(
     W: Annotated[Array, "4H H+I"],
     alpha_h: Annotated[Array, "4H"],
     alpha_x: Annotated[Array, "4H"],
-    epsilon: float = normalisation.EPSILON,
+    epsilon: Annotated[float, check_number] = normalisation.EPSILON,
 ) -> tuple[
     Annotated[Array, "B I"],
     Annotated[Array, "B H"],
@@ -1292,7 +1292,7 @@ def layernorm_hidden_state(
     C_t: Annotated[Array, "B H"],
     alpha_C: Annotated[Array, "H"],
     beta_C: Annotated[Array, "H"],
-    epsilon: float = normalisation.EPSILON,
+    epsilon: Annotated[float, check_number] = normalisation.EPSILON,
 ) -> Annotated[Array, "B H"]:
     """The hidden state from the normalised memory (:eq:`eq-lstm-layernorm-hidden`).
 
@@ -1321,7 +1321,7 @@ def layernorm_hidden_state_backward(
     C_t: Annotated[Array, "B H"],
     alpha_C: Annotated[Array, "H"],
     beta_C: Annotated[Array, "H"],
-    epsilon: float = normalisation.EPSILON,
+    epsilon: Annotated[float, check_number] = normalisation.EPSILON,
 ) -> tuple[Annotated[Array, "B H"], Annotated[Array, "B H"], Annotated[Array, "H"], Annotated[Array, "H"]]:
     """The derivatives of :func:`layernorm_hidden_state` (:eq:`eq-lstm-layernorm-hidden-backward`).
 
@@ -1389,11 +1389,7 @@ class LayerNormLSTMCell(_Family):
     beta_x: Annotated[Array, "4H"]
     alpha_C: Annotated[Array, "H"]
     beta_C: Annotated[Array, "H"]
-    epsilon: float = normalisation.EPSILON
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("LayerNormLSTMCell", "epsilon", self.epsilon)
+    epsilon: Annotated[float, check_number] = normalisation.EPSILON
 
     def step(self, x_t: Array, state: State) -> tuple[State, LSTMCache]:
         """One step of the recurrence; trusts its input (see :meth:`LSTMCell.step`)."""

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnlib.backend import backend_of, check_choice
+from rnnlib.backend import backend_of, check_choice, check_flag
 from rnnlib.engine import Steps, choose, differentiable
 from rnnlib.engine.layers import GRU_LAYERS, LSTM_LAYERS, RNN_LAYERS, Layer, run_layer, run_layer_back
 
@@ -177,16 +177,6 @@ def check_size(where: str, name: str, size: Any) -> None:
         raise TypeError(f"{where}: {name} is {size!r}, expected an int")
     if size < 1:
         raise ValueError(f"{where}: {name} is {size}, expected at least 1")
-
-
-def check_flag(where: str, name: str, flag: Any) -> None:
-    """Refuse a switch that is not a ``bool``: an argument in the wrong place shows here.
-
-    Raises:
-        TypeError: not a ``bool``.
-    """
-    if not isinstance(flag, bool):
-        raise TypeError(f"{where}: {name} is {flag!r}, expected True or False")
 
 
 def check_dtype(where: str, name: str, dtype: torch.dtype) -> None:

@@ -27,7 +27,7 @@ def layer_norm(
     z: Annotated[Array, "B D"],
     alpha: Annotated[Array, "D"],
     beta: Annotated[Array, "D"],
-    epsilon: float = EPSILON,
+    epsilon: Annotated[float, check_number] = EPSILON,
 ) -> Annotated[Array, "B D"]:
     """Every example standardised over its own entries (:eq:`eq-normalisation-layer`).
 
@@ -46,7 +46,6 @@ def layer_norm(
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; an ε that is not above 0.
     """
-    check_number("layer_norm", "epsilon", epsilon)
     z_hat, _ = _standardised(z, epsilon)  # (B, D)
     return alpha * z_hat + beta
 
@@ -56,7 +55,7 @@ def layer_norm_backward(
     d_n: Annotated[Array, "B D"],
     z: Annotated[Array, "B D"],
     alpha: Annotated[Array, "D"],
-    epsilon: float = EPSILON,
+    epsilon: Annotated[float, check_number] = EPSILON,
 ) -> tuple[Annotated[Array, "B D"], Annotated[Array, "D"], Annotated[Array, "D"]]:
     """The local derivatives of :func:`layer_norm` (:eq:`eq-normalisation-layer-backward`).
 
@@ -76,7 +75,6 @@ def layer_norm_backward(
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; an ε that is not above 0.
     """
-    check_number("layer_norm_backward", "epsilon", epsilon)
     z_hat, deviation = _standardised(z, epsilon)  # (B, D), (B, 1)
     d_z_hat = d_n * alpha  # (B, D)
     shift = d_z_hat.mean(1)[:, None]  # (B, 1)

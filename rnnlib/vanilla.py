@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
 from rnnlib import activations
-from rnnlib.backend import Array, backend_of, check_choice, check_record
+from rnnlib.activations import Activation
+from rnnlib.backend import Array, backend_of, check_record
 from rnnlib.cell import State, replace_unchecked
 from rnnlib.engine.layers import RNN_LAYERS, Slabs
 from rnnlib.equations import implements
@@ -85,7 +86,7 @@ def preactivation_backward(
 
 
 @implements("eq-vanilla-hidden")
-def hidden_state(a_t: Annotated[Array, "B H"], activation: str = "tanh") -> Annotated[Array, "B H"]:
+def hidden_state(a_t: Annotated[Array, "B H"], activation: Activation = "tanh") -> Annotated[Array, "B H"]:
     """The hidden state from the pre-activation (:eq:`eq-vanilla-hidden`).
 
     Args:
@@ -105,7 +106,7 @@ def hidden_state(a_t: Annotated[Array, "B H"], activation: str = "tanh") -> Anno
 def hidden_state_backward(
     d_h_t: Annotated[Array, "B H"],
     a_t: Annotated[Array, "B H"],
-    activation: str = "tanh",
+    activation: Activation = "tanh",
 ) -> Annotated[Array, "B H"]:
     """The local derivative of :func:`hidden_state` (:eq:`eq-vanilla-hidden-backward`).
 
@@ -195,13 +196,12 @@ class VanillaCell:
     W_xh: Annotated[Array, "H I"]
     W_hh: Annotated[Array, "H H"]
     b_h: Annotated[Array, "H"]
-    activation: str = "tanh"
+    activation: Activation = "tanh"
 
     state_names: ClassVar[tuple[str, ...]] = ("h",)
 
     def __post_init__(self) -> None:
         check_record(self)
-        check_choice("VanillaCell", "activation", self.activation, activations.ACTIVATIONS)
 
     @property
     def input_size(self) -> int:
