@@ -15,13 +15,23 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from rnnlib.backend import Array, backend_of, check_arrays, check_choice, check_count
+from rnnlib.backend import (
+    Array,
+    backend_of,
+    check_arrays,
+    check_choice,
+    check_count,
+    check_kind,
+    checked_with,
+)
 from rnnlib.bptt import (
     Gradients,
     LossGradient,
     Network,
+    NetworkTrajectory,
     backward,
     check_dropout,
+    check_network,
     checkpointed_bptt,
     forward,
     gradient_of_loss,
@@ -35,10 +45,21 @@ MERGES = ("concat", "sum", "mean")
 """The names accepted wherever an argument is called ``merge``."""
 
 
+# --- the check that shapes cannot express -------------------------------------------------------
+
+
+def _check_lengths(where: str, arguments: dict[str, Any]) -> None:
+    """Lengths that fit the sequence."""
+    xs = next(arguments[name] for name in ("xs", "d_ys", "d_hs") if name in arguments)
+    if arguments["lengths"] is not None:
+        whole_lengths(arguments["lengths"], int(xs.shape[0]), int(xs.shape[1]), where)
+
+
 # --- the order of time --------------------------------------------------------------------------
 
 
 @implements("eq-bidirectional-reverse")
+@checked_with(_check_lengths)
 def reverse(xs: Annotated[Array, "T B F"], lengths: Any = None) -> Annotated[Array, "T B F"]:
     """Every sequence from its own end to its beginning (:eq:`eq-bidirectional-reverse`).
 
@@ -57,12 +78,13 @@ def reverse(xs: Annotated[Array, "T B F"], lengths: Any = None) -> Annotated[Arr
             :func:`rnnlib.unroll.whole_lengths`.
     """
     T, B = int(xs.shape[0]), int(xs.shape[1])
-    n = np.full(B, T) if lengths is None else np.array(whole_lengths(lengths, T, B))  # (B,)
+    n = np.full(B, T) if lengths is None else np.array(whole_lengths(lengths, T, B, "reverse"))  # (B,)
     t = np.arange(T)[:, None]  # (T, 1)
     return xs[np.where(t < n, n - 1 - t, t), np.arange(B)]  # (T, B, F)
 
 
 @implements("eq-bidirectional-reverse-backward")
+@checked_with(_check_lengths)
 def reverse_backward(d_ys: Annotated[Array, "T B F"], lengths: Any = None) -> Annotated[Array, "T B F"]:
     """The local derivative of :func:`reverse` (:eq:`eq-bidirectional-reverse-backward`).
 
@@ -199,6 +221,7 @@ def mean_backward(
 
 
 @implements("eq-bidirectional-leftward")
+@checked_with(_check_lengths)
 def leftward(
     network: Cell | Network, xs: Annotated[Array, "T B I"], initial: Any = None, lengths: Any = None
 ) -> tuple[Annotated[Array, "T B H"], Any]:
@@ -223,9 +246,10 @@ def leftward(
 
 
 @implements("eq-bidirectional-leftward-backward")
+@checked_with(_check_lengths)
 def leftward_backward(
     network: Cell | Network,
-    trajectory: Any,
+    trajectory: NetworkTrajectory,
     d_hs: Annotated[Array, "T B H"],
     d_final: Any = None,
     lengths: Any = None,
@@ -305,6 +329,8 @@ class Bidirectional:
     def __post_init__(self) -> None:
         check_choice("Bidirectional", "merge", self.merge, MERGES)
         rightward, leftward = _pair("directions", self.directions)
+        for i, direction in enumerate((rightward, leftward)):
+            check_network("Bidirectional", f"directions[{i}]", direction)
         shared = ("input_size",) if self.merge == "concat" else ("input_size", "hidden_size")
         for name in shared:
             size, expected = getattr(leftward, name), getattr(rightward, name)
@@ -363,6 +389,7 @@ class Bidirectional:
         Raises:
             TypeError, ValueError: see :func:`rnnlib.bptt.backward`; a gradient that is no pair.
         """
+        check_kind("Bidirectional", "trajectory", trajectory, BidirectionalTrajectory)
         check_arrays("Bidirectional", [("hs", trajectory.hs, "T B H"), ("d_hs", d_hs, "T B H")])
         d_h_rightward, d_h_leftward = self._merge_backward(d_hs)
         ends = _pair("d_final", d_final)
@@ -401,7 +428,9 @@ class Bidirectional:
         check_dropout(self, dropout_masks, xs)
         if callable(loss_gradient):
             hs, _ = self.outputs(xs, initial, lengths, None, segment)
-            loss_gradient = gradient_of_loss(loss_gradient, slice(0, int(xs.shape[0])), hs)
+            loss_gradient = gradient_of_loss(
+                loss_gradient, slice(0, int(xs.shape[0])), hs, "checkpointed_bptt"
+            )
         d_h_rightward, d_h_leftward = self._merge_backward(loss_gradient)
         starts, ends, against_time = _pair("initial", initial), _pair("d_final", d_final), reverse.unchecked
         rightward = checkpointed_bptt(

@@ -24,8 +24,18 @@ from typing import Annotated, Any, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 
-from rnnlib.backend import Array, backend_of, check_arrays, checked, is_array
-from rnnlib.cell import Cell, State, replace_unchecked
+from rnnlib.backend import (
+    Array,
+    backend_of,
+    check_arrays,
+    check_count,
+    check_counts,
+    check_kind,
+    check_sequence,
+    checked,
+    is_array,
+)
+from rnnlib.cell import Cell, ForwardCell, State, replace_unchecked
 from rnnlib.engine import Steps, choose
 from rnnlib.engine.layers import run_layer_back, slabs_of
 from rnnlib.equations import implements
@@ -149,12 +159,17 @@ def _from_loss(trajectory: Trajectory, d_hs: Array, t: int) -> Array:
     return xp.where(trajectory.mask[t][:, None] > 0, d_hs[t], xp.zeros_like(d_hs[t]))  # (B, H)
 
 
-def _state_gradient(where: str, cell: Cell, trajectory: Trajectory, d_state: State | Array | None) -> State:
-    """A gradient of a state, checked; zeros for None."""
-    if d_state is None:
+def _state_gradient(where: str, name: str, cell: Cell, trajectory: Trajectory, d_state: Any) -> State:
+    """A gradient of a state, checked."""
+    names = [f"{name}.{part}" for part in cell.state_names]
+    return as_state(f"{where}: {name}", cell, d_state, names, trajectory.hs[0], "hs")
+
+
+def _final_gradient(where: str, cell: Cell, trajectory: Trajectory, d_final: Any) -> State:
+    """A gradient of the final state, checked; zeros for None."""
+    if d_final is None:
         return tuple(backend_of(x).zeros_like(x) for x in trajectory.initial)
-    names = [f"{where}.{name}" for name in cell.state_names]
-    return as_state(where, cell, d_state, names, trajectory.hs[0])
+    return _state_gradient(where, "d_final", cell, trajectory, d_final)
 
 
 # --- the recursion ------------------------------------------------------------------------------
@@ -185,7 +200,7 @@ def state_gradients(
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`.
     """
-    d_state = _state_gradient("d_final", cell, trajectory, d_final)
+    d_state = _final_gradient("state_gradients", cell, trajectory, d_final)
     d_states = []
     for t in reversed(range(len(trajectory.caches))):
         d_state = (d_state[0] + _from_loss(trajectory, d_hs, t), *d_state[1:])
@@ -195,11 +210,17 @@ def state_gradients(
 
 
 def _check_states(where: str, trajectory: Trajectory, d_states: tuple[State, ...]) -> None:
-    expected = len(trajectory.caches) + 1
-    if len(d_states) != expected:
-        raise ValueError(f"{where}: d_states has {len(d_states)} states, expected T + 1 = {expected}")
+    """T + 1 tuples of arrays in the shapes of the state."""
+    expected, arrays = len(trajectory.caches) + 1, len(trajectory.initial)
+    came = len(check_sequence(where, "d_states", d_states, f"T + 1 = {expected} states"))
+    if came != expected:
+        raise ValueError(f"{where}: d_states has {came} states, expected T + 1 = {expected}")
     entries = [("hs", trajectory.hs[0], "B H")]
-    entries += [(f"d_states[{t}]", d, "B H") for t, d_state in enumerate(d_states) for d in d_state]
+    for t, d_state in enumerate(d_states):
+        if not isinstance(d_state, tuple) or len(d_state) != arrays:
+            found = f"{len(d_state)} arrays" if isinstance(d_state, tuple) else f"a {type(d_state).__name__}"
+            raise TypeError(f"{where}: d_states[{t}] is {found}, expected a tuple of {arrays}")
+        entries += [(f"d_states[{t}]", d, "B H") for d in d_state]
     check_arrays(where, entries)
 
 
@@ -295,7 +316,7 @@ def bptt(
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`.
     """
-    d_state = _state_gradient("d_final", cell, trajectory, d_final)
+    d_state = _final_gradient("bptt", cell, trajectory, d_final)
     if isinstance(trajectory.caches, Recomputed) and trajectory.caches.cell is cell:
         return _by_engine(trajectory.caches, d_hs, d_state)
     d_cell: dict[str, Array] = {}
@@ -334,10 +355,9 @@ def vector_jacobian_product(
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; not 0 ≤ k ≤ t ≤ T.
     """
-    T = len(trajectory.caches)
-    if not 0 <= k <= t <= T:
-        raise ValueError(f"vector_jacobian_product: k, t is {k}, {t}, expected 0 ≤ k ≤ t ≤ T = {T}")
-    d_state = _state_gradient("d_state", cell, trajectory, d_state)
+    t = check_count("vector_jacobian_product", "t", t, 0, len(trajectory.caches))
+    k = check_count("vector_jacobian_product", "k", k, 0, t)
+    d_state = _state_gradient("vector_jacobian_product", "d_state", cell, trajectory, d_state)
     for i in range(t, k, -1):  # ∂h_i/∂h_{i-1}: step i is number i - 1 of the caches
         _, d_state, _ = _step_back(cell, trajectory, i - 1, d_state)
     return d_state
@@ -425,11 +445,30 @@ def double_sum(cell: Cell, trajectory: Trajectory, d_hs: Annotated[Array, "T B H
 # --- cells and networks behind one interface ----------------------------------------------------
 
 
+class NetworkTrajectory(Protocol):
+    """What a network did along a sequence; where the network is causal it has a ``window`` too."""
+
+    @property
+    def hs(self) -> Array:
+        """The hidden states that come out, (T, B, H)."""
+
+    @property
+    def initial(self) -> Any:
+        """The state before the first step: a tuple of the states of its parts."""
+
+    @property
+    def final(self) -> Any:
+        """The state after each sequence's last step."""
+
+    @property
+    def mask(self) -> Array | None:
+        """Which steps belong to a sequence, (T, B), or None where all do."""
+
+
 class Network(Protocol):
     """What runs whole sequences by itself: layers that are more than one cell along time.
 
-    A trajectory of a network has ``hs``, ``initial``, ``final`` and ``mask`` as a cell's has, and
-    where the network is causal a ``window``. Its states are tuples of the states of its parts.
+    What it did along a sequence is a :class:`NetworkTrajectory`.
     """
 
     @property
@@ -468,6 +507,15 @@ class Network(Protocol):
         """The gradients; called by :func:`checkpointed_bptt` if not causal."""
 
 
+def check_network(where: str, name: str, network: Any) -> None:
+    """Refuse what is neither a cell nor a network; the way back is asked of a cell when it is taken.
+
+    Raises:
+        TypeError: naming what came.
+    """
+    check_kind(where, name, network, ForwardCell, Network)
+
+
 def forward(
     network: Cell | Network,
     xs: Array,
@@ -493,6 +541,7 @@ def forward(
         TypeError, ValueError: see :func:`rnnlib.unroll.unroll`; dropout masks where nothing is
             stacked.
     """
+    check_network("forward", "network", network)
     if hasattr(network, "forward"):
         return network.forward(xs, initial, lengths, dropout_masks)
     check_dropout(network, dropout_masks, xs)
@@ -514,6 +563,7 @@ def backward(network: Cell | Network, trajectory: Any, d_hs: Array, d_final: Any
     Raises:
         TypeError, ValueError: see :func:`bptt`.
     """
+    check_network("backward", "network", network)
     if hasattr(network, "backward"):
         return network.backward(trajectory, d_hs, d_final)
     return bptt(network, trajectory, d_hs, d_final)
@@ -559,19 +609,19 @@ def check_dropout(network: Any, dropout_masks: Any, xs: Array) -> None:
         )
 
 
-def _check_count(where: str, name: str, value: Any, low: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ValueError(f"{where}: {name} is {value!r}, expected a whole number of at least {low}")
-
-
-def gradient_of_loss(loss_gradient: Array | LossGradient, steps: slice, hs: Array) -> Array:
+def gradient_of_loss(
+    loss_gradient: Array | LossGradient, steps: slice, hs: Array, where: str = "gradient_of_loss"
+) -> Array:
     """∂L_t/∂h_t for some steps, from the array of all or from the function that computes it.
 
     Raises:
         TypeError, ValueError: not of the shape, kind or dtype of ``hs``.
     """
-    d_hs = loss_gradient(steps, hs) if callable(loss_gradient) else loss_gradient[steps]
-    check_arrays("loss_gradient", [("hs", hs, "T B H"), ("d_hs", d_hs, "T B H")])
+    if callable(loss_gradient):
+        d_hs, name = loss_gradient(steps, hs), "the result of loss_gradient"
+    else:
+        d_hs, name = loss_gradient[steps], "loss_gradient"
+    check_arrays(where, [("hs", hs, "T B H"), (name, d_hs, "T B H")])
     return d_hs
 
 
@@ -583,10 +633,11 @@ def _check_loss_gradient(where: str, loss_gradient: Any, network: Cell | Network
         raise TypeError(
             f"{where}: loss_gradient is a {type(loss_gradient).__name__}, expected an array or a function"
         )
-    expected = (int(xs.shape[0]), int(xs.shape[1]), network.hidden_size)
-    if tuple(loss_gradient.shape) != expected:
+    sizes = check_arrays(where, [("xs", xs, "T B I"), ("loss_gradient", loss_gradient, "T B H")])
+    if sizes["H"] != network.hidden_size:
         raise ValueError(
-            f"{where}: loss_gradient has shape {tuple(loss_gradient.shape)}, expected (T, B, H) = {expected}"
+            f"{where}: loss_gradient has shape {tuple(loss_gradient.shape)}, expected (T, B, H) with "
+            f"H = {network.hidden_size} set by network"
         )
 
 
@@ -599,10 +650,10 @@ class _Inputs:
     dropout_masks: tuple[Array, ...] | None
 
     @classmethod
-    def of(cls, network: Cell | Network, xs: Array, lengths: Any, dropout_masks: Any) -> _Inputs:
+    def of(cls, where: str, network: Cell | Network, xs: Array, lengths: Any, dropout_masks: Any) -> _Inputs:
         """All of them, checked as a whole: cut, what is too long would pass unseen."""
         check_dropout(network, dropout_masks, xs)
-        whole = None if lengths is None else whole_lengths(lengths, int(xs.shape[0]), int(xs.shape[1]))
+        whole = None if lengths is None else whole_lengths(lengths, int(xs.shape[0]), int(xs.shape[1]), where)
         return cls(xs, whole, dropout_masks)
 
     def steps(self, start: int, stop: int) -> _Inputs:
@@ -640,7 +691,7 @@ class _Inputs:
 @implements("eq-bptt-truncated")
 def truncated_bptt(
     network: Cell | Network,
-    trajectory: Any,
+    trajectory: NetworkTrajectory,
     d_hs: Annotated[Array, "T B H"],
     k1: int,
     k2: int,
@@ -669,10 +720,11 @@ def truncated_bptt(
             a network that needs the future.
     """
     _check_causal("truncated_bptt", network)
-    _check_count("truncated_bptt", "k1", k1, 1)
-    _check_count("truncated_bptt", "k2", k2, k1)
+    k1 = check_count("truncated_bptt", "k1", k1)
+    k2 = check_count("truncated_bptt", "k2", k2, k1)
     check_arrays("truncated_bptt", [("hs", trajectory.hs, "T B H"), ("d_hs", d_hs, "T B H")])
     xp, T = backend_of(d_hs), int(d_hs.shape[0])
+    causal: Any = trajectory  # it has windows
 
     d_cell: dict[str, Array] = {}
     d_xs: list[Any] = [0] * T
@@ -681,7 +733,7 @@ def truncated_bptt(
         stop = min(begin + k1, T)
         start = max(stop - k2, 0)
         losses = xp.concat([xp.zeros_like(d_hs[start:begin]), d_hs[begin:stop]])  # (stop - start, B, H)
-        part = backward(network, trajectory.window(start, stop), losses, d_final if stop == T else None)
+        part = backward(network, causal.window(start, stop), losses, d_final if stop == T else None)
         d_cell = _added(d_cell, part.d_cell)
         for t in range(start, stop):
             d_xs[t] = d_xs[t] + part.d_xs[t - start]
@@ -710,8 +762,7 @@ def checkpoint_memory(steps: int, segment: int) -> int:
     Raises:
         ValueError: a number below 1.
     """
-    _check_count("checkpoint_memory", "steps", steps, 1)
-    _check_count("checkpoint_memory", "segment", segment, 1)
+    steps, segment = check_counts("checkpoint_memory", steps=steps, segment=segment)
     return -(-steps // segment) + min(segment, steps)
 
 
@@ -758,14 +809,13 @@ def checkpointed_bptt(
             gradient of another shape.
     """
     T = int(xs.shape[0])
-    k = math.isqrt(T - 1) + 1 if segment is None else segment
-    _check_count("checkpointed_bptt", "segment", k, 1)
+    k = math.isqrt(T - 1) + 1 if segment is None else check_count("checkpointed_bptt", "segment", segment)
     _check_loss_gradient("checkpointed_bptt", loss_gradient, network, xs)
     if not is_causal(network):
         both_ends: Any = network
         return both_ends.checkpointed(xs, loss_gradient, initial, lengths, dropout_masks, k, d_final)
 
-    inputs = _Inputs.of(network, xs, lengths, dropout_masks)
+    inputs = _Inputs.of("checkpointed_bptt", network, xs, lengths, dropout_masks)
     states = [initial]  # in front of every segment
     for start in range(0, T - k, k):
         states.append(inputs.steps(start, start + k).end(network, states[-1]))
@@ -775,7 +825,7 @@ def checkpointed_bptt(
     for start in reversed(range(0, T, k)):
         stop = min(start + k, T)
         trajectory = inputs.steps(start, stop).run(network, states.pop())
-        d_hs = gradient_of_loss(loss_gradient, slice(start, stop), trajectory.hs)
+        d_hs = gradient_of_loss(loss_gradient, slice(start, stop), trajectory.hs, "checkpointed_bptt")
         part = backward(network, trajectory, d_hs, d_state)
         del trajectory  # before the next one is made
         d_cell, d_state = _added(d_cell, part.d_cell), part.d_initial
@@ -809,11 +859,12 @@ def outputs(
     Raises:
         TypeError, ValueError: see :func:`forward`; a segment below 1.
     """
-    _check_count("outputs", "segment", segment, 1)
+    check_network("outputs", "network", network)
+    segment = check_count("outputs", "segment", segment)
     if not is_causal(network):
         both_ends: Any = network
         return both_ends.outputs(xs, initial, lengths, dropout_masks, segment)
-    inputs = _Inputs.of(network, xs, lengths, dropout_masks)
+    inputs = _Inputs.of("outputs", network, xs, lengths, dropout_masks)
     hs, state = [], initial
     for start in range(0, xs.shape[0], segment):
         trajectory = inputs.steps(start, min(start + segment, xs.shape[0])).run(network, state)
@@ -958,7 +1009,7 @@ def rtrl(
     _check_causal("rtrl", network)
     _check_loss_gradient("rtrl", loss_gradient, network, xs)
     xp, T, B = backend_of(xs), int(xs.shape[0]), int(xs.shape[1])
-    inputs = _Inputs.of(network, xs, lengths, dropout_masks)
+    inputs = _Inputs.of("rtrl", network, xs, lengths, dropout_masks)
     _check_rows("rtrl", "initial", initial, B)
     _check_rows("rtrl", "d_final", d_final, B)
     states = [_sequence(initial, b) for b in range(B)]
@@ -969,7 +1020,8 @@ def rtrl(
 
     for t in range(T):
         now = [inputs.steps(t, t + 1).sequence(b).run(network, states[b]) for b in range(B)]
-        d_h_t = gradient_of_loss(loss_gradient, slice(t, t + 1), xp.concat([step.hs for step in now], axis=1))
+        h_t = xp.concat([step.hs for step in now], axis=1)  # (1, B, H)
+        d_h_t = gradient_of_loss(loss_gradient, slice(t, t + 1), h_t, "rtrl")
         for b, step in enumerate(now):
             d_end = _sequence(d_final, b) if t == T - 1 else None
             of_loss = backward(network, step, d_h_t[:, b : b + 1], d_end)
@@ -1014,7 +1066,7 @@ def initial_from_parameter(h_0: Annotated[Array, "H"], batch_size: int) -> Annot
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; a batch size below 1.
     """
-    _check_count("initial_from_parameter", "batch_size", batch_size, 1)
+    batch_size = check_count("initial_from_parameter", "batch_size", batch_size)
     return backend_of(h_0).stack([h_0] * batch_size)  # (B, H)
 
 

@@ -26,8 +26,8 @@ RecordT = TypeVar("RecordT")
 CollectionT = TypeVar("CollectionT")
 
 
-class Cell(Protocol):
-    """What :func:`rnnlib.unroll.unroll` and the backward pass need to know of a cell."""
+class ForwardCell(Protocol):
+    """What :func:`rnnlib.unroll.unroll` needs to know of a cell: the way forward."""
 
     state_names: ClassVar[tuple[str, ...]]
 
@@ -41,6 +41,10 @@ class Cell(Protocol):
 
     def step(self, x_t: Array, state: State) -> tuple[State, Any]:
         """One step forward: the new state, and a cache for the way back."""
+
+
+class Cell(ForwardCell, Protocol):
+    """What the backward pass needs to know of a cell: the way back too."""
 
     def step_backward(self, d_state: State, cache: Any) -> tuple[Array, State, Any]:
         """One step back.

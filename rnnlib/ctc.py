@@ -20,7 +20,7 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 
 from rnnlib import losses
-from rnnlib.backend import Array, backend_of, check_count, checked_with
+from rnnlib.backend import Array, backend_of, check_count, check_sequence, checked_with
 from rnnlib.equations import implements
 
 Labels: TypeAlias = Sequence[int]
@@ -33,19 +33,11 @@ NEVER = -math.inf
 # --- the checks that shapes cannot express ------------------------------------------------------
 
 
-def _check_sequence(where: str, name: str, x: Any, expected: str) -> None:
-    if isinstance(x, str) or not hasattr(x, "__len__") or not hasattr(x, "__getitem__"):
-        raise TypeError(f"{where}: {name} is a {type(x).__name__}, expected {expected}")
-
-
 def _whole(where: str, name: str, labels: Any, K: int | None = None, blank: int | None = None) -> list[int]:
     """Labels as Python's whole numbers: below K and not the blank, where these are known."""
-    _check_sequence(where, name, labels, "a sequence of whole numbers")
+    entries = check_sequence(where, name, labels, "a sequence of whole numbers")
     high = None if K is None else K - 1
-    values = [
-        check_count(where, f"{name}[{i}]", x.item() if hasattr(x, "item") else x, 0, high)
-        for i, x in enumerate(labels)
-    ]
+    values = [check_count(where, f"{name}[{i}]", x, 0, high) for i, x in enumerate(entries)]
     if blank is not None and blank in values:
         raise ValueError(
             f"{where}: {name}[{values.index(blank)}] is {blank}, the blank, which cannot be a label"
@@ -57,18 +49,18 @@ def _check_targets(where: str, log_y: Array, targets: Any, lengths: Any, blank: 
     """B label sequences of symbols other than the blank, and B lengths from 1 to T."""
     T, B, K = (int(n) for n in log_y.shape)
     blank = check_count(where, "blank", blank, 0, K - 1)
-    _check_sequence(where, "targets", targets, f"B = {B} sequences of labels")
+    check_sequence(where, "targets", targets, f"B = {B} sequences of labels")
     if len(targets) != B:
         raise ValueError(f"{where}: targets has {len(targets)} entries, expected B = {B}")
     for b, labels in enumerate(targets):
         _whole(where, f"targets[{b}]", labels, K, blank)
     if lengths is None:
         return
-    if not hasattr(lengths, "__len__") or len(lengths) != B:
-        came = f"has {len(lengths)} entries" if hasattr(lengths, "__len__") else f"is {lengths!r}"
-        raise ValueError(f"{where}: lengths {came}, expected B = {B}")
-    for b, n in enumerate(lengths):
-        check_count(where, f"lengths[{b}]", n.item() if hasattr(n, "item") else n, 1, T)
+    steps = check_sequence(where, "lengths", lengths, f"B = {B} whole numbers")
+    if len(steps) != B:
+        raise ValueError(f"{where}: lengths has {len(steps)} entries, expected B = {B}")
+    for b, n in enumerate(steps):
+        check_count(where, f"lengths[{b}]", n, 1, T)
 
 
 def _steps(outputs: Array, lengths: Any) -> list[int]:
@@ -596,13 +588,15 @@ def label_error_rate(answers: Sequence[Labels], targets: Sequence[Labels]) -> fl
         TypeError, ValueError: not as many answers as targets, targets without any label, or labels
             that are no whole numbers of at least 0.
     """
-    _check_sequence("label_error_rate", "answers", answers, "a sequence of label sequences")
-    _check_sequence("label_error_rate", "targets", targets, "a sequence of label sequences")
+    for name, labellings in (("answers", answers), ("targets", targets)):
+        check_sequence("label_error_rate", name, labellings, "a sequence of label sequences")
+        for i, labels in enumerate(labellings):
+            _whole("label_error_rate", f"{name}[{i}]", labels)
     if len(answers) != len(targets):
         raise ValueError(
             f"label_error_rate: answers has {len(answers)} entries, expected {len(targets)} set by targets"
         )
-    labels = sum(len(target) for target in targets)
-    if labels == 0:
+    total = sum(len(target) for target in targets)
+    if total == 0:
         raise ValueError("label_error_rate: targets holds no label, expected at least one")
-    return sum(edit_distance(a, t) for a, t in zip(answers, targets, strict=True)) / labels
+    return sum(edit_distance(a, t) for a, t in zip(answers, targets, strict=True)) / total

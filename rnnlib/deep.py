@@ -15,12 +15,23 @@ from typing import Annotated, Any
 import numpy as np
 
 from rnnlib import vanilla
-from rnnlib.backend import Array, backend_of, check_arrays, check_generator, check_share, is_array
+from rnnlib.activations import Activation
+from rnnlib.backend import (
+    Array,
+    backend_of,
+    check_arrays,
+    check_flag,
+    check_generator,
+    check_kind,
+    check_share,
+    is_array,
+)
 from rnnlib.bptt import (
     Gradients,
     LossGradient,
     Network,
     backward,
+    check_network,
     checkpointed_bptt,
     forward,
     gradient_of_loss,
@@ -40,7 +51,7 @@ def hidden_state(
     W_xh: Annotated[Array, "H I"],
     W_hh: Annotated[Array, "H H"],
     b_h: Annotated[Array, "H"],
-    activation: str = "tanh",
+    activation: Activation = "tanh",
 ) -> Annotated[Array, "B H"]:
     """The hidden state of layer l, of vanilla cells (:eq:`eq-deep-hidden`).
 
@@ -70,7 +81,7 @@ def hidden_state_backward(
     W_xh: Annotated[Array, "H I"],
     W_hh: Annotated[Array, "H H"],
     b_h: Annotated[Array, "H"],
-    activation: str = "tanh",
+    activation: Activation = "tanh",
 ) -> tuple[
     Annotated[Array, "B I"],
     Annotated[Array, "B H"],
@@ -342,6 +353,9 @@ class Stack:
         if not isinstance(self.layers, tuple) or not self.layers:
             came = "empty" if isinstance(self.layers, tuple) else f"a {type(self.layers).__name__}"
             raise ValueError(f"Stack: layers is {came}, expected a tuple of at least one layer")
+        check_flag("Stack", "residual", self.residual)
+        for l, layer in enumerate(self.layers):
+            check_network("Stack", f"layers[{l}]", layer)
         for l in range(1, len(self.layers)):
             below, layer = self.layers[l - 1].hidden_size, self.layers[l]
             if layer.input_size != below:
@@ -412,6 +426,7 @@ class Stack:
         Raises:
             TypeError, ValueError: see :func:`rnnlib.bptt.backward`; not one gradient per layer.
         """
+        check_kind("Stack", "trajectory", trajectory, StackTrajectory)
         check_arrays("Stack", [("hs", trajectory.hs, "T B H"), ("d_hs", d_hs, "T B H")])
         d_states = self._per_layer("d_final", d_final)
         parts = []
@@ -463,7 +478,7 @@ class Stack:
             below.append(self._pass_on(l, below[l], h_layer))
         d_hs = loss_gradient
         if callable(loss_gradient):
-            d_hs = gradient_of_loss(loss_gradient, slice(0, int(xs.shape[0])), below[-1])
+            d_hs = gradient_of_loss(loss_gradient, slice(0, int(xs.shape[0])), below[-1], "checkpointed_bptt")
         parts = []
         for l in reversed(range(len(self.layers))):
             fed = self._drop(l, below[l], dropout_masks)

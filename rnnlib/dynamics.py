@@ -16,17 +16,17 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from rnnlib import activations
+from rnnlib.activations import Activation
 from rnnlib.backend import (
     Array,
     backend_of,
-    check_choice,
     check_count,
     check_dtype,
     check_finite,
     check_lapack,
     check_number,
 )
-from rnnlib.cell import Cell, State
+from rnnlib.cell import ForwardCell, State
 from rnnlib.equations import implements
 from rnnlib.initialisation import spectral_radius
 from rnnlib.unroll import initial_state, unroll
@@ -191,7 +191,7 @@ def computation_graph(result: Any) -> Graph:
 
 
 @implements("eq-dynamics-flow")
-def flow(cell: Cell, xs: Annotated[Array, "T B I"], initial: State | Array | None = None) -> State:
+def flow(cell: ForwardCell, xs: Annotated[Array, "T B I"], initial: State | Array | None = None) -> State:
     """The state after a sequence, by recursion: halve it, join the halves (:eq:`eq-dynamics-flow`).
 
     :func:`rnnlib.unroll.unroll` runs the same steps in a loop. The recursion is log₂ T deep, so no
@@ -221,7 +221,7 @@ def flow(cell: Cell, xs: Annotated[Array, "T B I"], initial: State | Array | Non
         middle = (first + last) // 2
         return through(middle, last, through(first, middle, state))
 
-    return through(0, int(xs.shape[0]), initial_state(cell, xs, initial))
+    return through(0, int(xs.shape[0]), initial_state(cell, xs, initial, "flow"))
 
 
 # --- the network left alone ---------------------------------------------------------------------
@@ -233,7 +233,7 @@ def orbit(
     W_hh: Annotated[Array, "H H"],
     b_h: Annotated[Array, "H"],
     steps: int,
-    activation: str = "tanh",
+    activation: Activation = "tanh",
 ) -> Annotated[Array, "N B H"]:
     """The states of a network left to itself (:eq:`eq-dynamics-orbit`).
 
@@ -323,7 +323,7 @@ def cycle_jacobian(
     cycle: Annotated[Array, "P H"],
     W_hh: Annotated[Array, "H H"],
     b_h: Annotated[Array, "H"],
-    activation: str = "tanh",
+    activation: Activation = "tanh",
 ) -> Annotated[Array, "H H"]:
     """What one turn around a cycle does to a small deviation (:eq:`eq-dynamics-jacobian`).
 
@@ -351,7 +351,7 @@ def stability(
     cycle: Annotated[Array, "P H"],
     W_hh: Annotated[Array, "H H"],
     b_h: Annotated[Array, "H"],
-    activation: str = "tanh",
+    activation: Activation = "tanh",
 ) -> Annotated[Array, ""]:
     """The growth of deviations per turn; below 1 the cycle attracts (:eq:`eq-dynamics-stability`).
 
@@ -442,7 +442,7 @@ def rotation(gain: float, angle: float, dtype: Any = np.float64) -> Annotated[Ar
 
 
 @implements("eq-dynamics-rate")
-def contraction_rate(W_hh: Annotated[Array, "H H"], activation: str = "tanh") -> Annotated[Array, ""]:
+def contraction_rate(W_hh: Annotated[Array, "H H"], activation: Activation = "tanh") -> Annotated[Array, ""]:
     """The most that one step can stretch a distance between states (:eq:`eq-dynamics-rate`).
 
     Args:
@@ -456,7 +456,6 @@ def contraction_rate(W_hh: Annotated[Array, "H H"], activation: str = "tanh") ->
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; half precision; an unknown
             activation.
     """
-    check_choice("contraction_rate", "activation", activation, activations.ACTIVATIONS)
     check_lapack("contraction_rate", "W_hh", W_hh)
     return activations.STEEPEST[activation] * backend_of(W_hh).svdvals(W_hh)[0]
 

@@ -17,13 +17,13 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import numpy as np
 
 from rnnlib import activations
+from rnnlib.activations import Activation
 from rnnlib.backend import (
     Array,
     Checked,
     any_shape,
     backend_of,
     check_arrays,
-    check_choice,
     check_count,
     check_lapack,
     check_number,
@@ -32,7 +32,7 @@ from rnnlib.backend import (
 from rnnlib.cell import Cell, State, arrays_in, map_collection, named_arrays
 from rnnlib.equations import implements
 from rnnlib.initialisation import orthogonal, spectral_radius
-from rnnlib.unroll import Trajectory, initial_state
+from rnnlib.unroll import Trajectory, as_state
 
 GradientsT = TypeVar("GradientsT")
 
@@ -42,7 +42,7 @@ GradientsT = TypeVar("GradientsT")
 
 @implements("eq-gradients-step-jacobian")
 def step_jacobian(
-    a_t: Annotated[Array, "B H"], W_hh: Annotated[Array, "H H"], activation: str = "tanh"
+    a_t: Annotated[Array, "B H"], W_hh: Annotated[Array, "H H"], activation: Activation = "tanh"
 ) -> Annotated[Array, "B H H"]:
     """One step of the vanilla network, ∂h_t/∂h_{t-1} (:eq:`eq-gradients-step-jacobian`).
 
@@ -62,7 +62,7 @@ def step_jacobian(
 
 @implements("eq-gradients-preactivation-jacobian")
 def preactivation_jacobian(
-    a_prev: Annotated[Array, "B H"], W_hh: Annotated[Array, "H H"], activation: str = "tanh"
+    a_prev: Annotated[Array, "B H"], W_hh: Annotated[Array, "H H"], activation: Activation = "tanh"
 ) -> Annotated[Array, "B H H"]:
     """The same step seen from the pre-activation (:eq:`eq-gradients-preactivation-jacobian`).
 
@@ -87,7 +87,7 @@ def preactivation_jacobian(
 
 @implements("eq-gradients-step-jacobian-notes")
 def step_jacobian_notes(
-    h_prev: Annotated[Array, "B H"], W_hh: Annotated[Array, "H H"], activation: str = "tanh"
+    h_prev: Annotated[Array, "B H"], W_hh: Annotated[Array, "H H"], activation: Activation = "tanh"
 ) -> Annotated[Array, "B H H"]:
     """The product W_hhᵀ diag(σ'(h_{i-1})), to the letter (:eq:`eq-gradients-step-jacobian-notes`).
 
@@ -148,10 +148,10 @@ def state_jacobian(
         The Jacobian over the whole state, (B, S, S).
 
     Raises:
-        TypeError, ValueError: see :func:`rnnlib.backend.check_arrays` and
-            :func:`rnnlib.unroll.initial_state`.
+        TypeError, ValueError: see :func:`rnnlib.backend.check_arrays` and :func:`rnnlib.unroll.as_state`.
     """
-    before = initial_state(cell, x_t[None], state)
+    names = [f"{name}_prev" for name in cell.state_names]
+    before = as_state("state_jacobian: state", cell, state, names, x_t, "x_t")
     _, cache = cell.step(x_t, before)
     return _step_rows(cell, cache, before)
 
@@ -397,7 +397,7 @@ class Bound(NamedTuple):
 
 @implements("eq-gradients-step-bound")
 def step_bound(
-    a_t: Annotated[Array, "B H"], W_hh: Annotated[Array, "H H"], activation: str = "tanh"
+    a_t: Annotated[Array, "B H"], W_hh: Annotated[Array, "H H"], activation: Activation = "tanh"
 ) -> Bound:
     """One step stretches at most ‖W_hh‖ max|σ'(a_t)| times (:eq:`eq-gradients-step-bound`).
 
@@ -421,7 +421,7 @@ def step_bound(
 
 @implements("eq-gradients-product-bound")
 def product_bound(
-    a_ts: Annotated[Array, "T B H"], W_hh: Annotated[Array, "H H"], activation: str = "tanh"
+    a_ts: Annotated[Array, "T B H"], W_hh: Annotated[Array, "H H"], activation: Activation = "tanh"
 ) -> Bound:
     """Many steps stretch at most γ^(t-k) times (:eq:`eq-gradients-product-bound`).
 
@@ -485,7 +485,7 @@ def power_bounds(W: Annotated[Array, "H H"], powers: int) -> PowerBounds:
 
 
 @implements("eq-gradients-vanish")
-def must_vanish(W_hh: Annotated[Array, "H H"], activation: str = "tanh") -> bool:
+def must_vanish(W_hh: Annotated[Array, "H H"], activation: Activation = "tanh") -> bool:
     """Sufficient for gradients to vanish: ‖W_hh‖ < 1/sup|σ'| (:eq:`eq-gradients-vanish`).
 
     Args:
@@ -502,13 +502,12 @@ def must_vanish(W_hh: Annotated[Array, "H H"], activation: str = "tanh") -> bool
 
     Pascanu, Mikolov and Bengio (2013).
     """
-    check_choice("must_vanish", "activation", activation, activations.ACTIVATIONS)
     check_lapack("must_vanish", "W_hh", W_hh)
     return bool(spectral_norm.unchecked(W_hh) < 1 / activations.STEEPEST[activation])
 
 
 @implements("eq-gradients-explode")
-def may_explode(W_hh: Annotated[Array, "H H"], activation: str = "tanh") -> bool:
+def may_explode(W_hh: Annotated[Array, "H H"], activation: Activation = "tanh") -> bool:
     """Necessary for gradients to explode: ‖W_hh‖ > 1/sup|σ'| (:eq:`eq-gradients-explode`).
 
     Args:
@@ -525,7 +524,6 @@ def may_explode(W_hh: Annotated[Array, "H H"], activation: str = "tanh") -> bool
 
     Pascanu, Mikolov and Bengio (2013).
     """
-    check_choice("may_explode", "activation", activation, activations.ACTIVATIONS)
     check_lapack("may_explode", "W_hh", W_hh)
     return bool(spectral_norm.unchecked(W_hh) > 1 / activations.STEEPEST[activation])
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, overload
 
 import numpy as np
 
-from rnnlib.backend import Array, backend_of, check_arrays, is_torch
-from rnnlib.cell import Cell, State
+from rnnlib.backend import Array, backend_of, check_arrays, check_sequence, is_torch
+from rnnlib.cell import ForwardCell, State
 from rnnlib.engine import Steps, choose, differentiable
 from rnnlib.engine.layers import run_layer, slabs_of
 from rnnlib.equations import implements
@@ -80,7 +80,7 @@ class Recomputed(Sequence[Any]):
         rows: what the engine's forward function returned, (T · B, ·) each; hs first.
     """
 
-    cell: Cell
+    cell: ForwardCell
     xs: Array
     initial: State
     rows: tuple[Array, ...]
@@ -135,7 +135,7 @@ class _States(Sequence[State]):
 
 
 def _by_engine(
-    cell: Cell, xs: Array, start: State, keep: bool
+    cell: ForwardCell, xs: Array, start: State, keep: bool
 ) -> tuple[tuple[Array, ...], list[Array]] | None:
     """What :func:`rnnlib.engine.layers.run_layer` returns, where the rule of :func:`unroll` calls for it."""
     T, B = xs.shape[:2]
@@ -149,7 +149,9 @@ def _by_engine(
     return run_layer(slabs.layer, steps, x, *start, *slabs.weights, loops=loops, keep=keep)
 
 
-def last_state(cell: Cell, xs: Annotated[Array, "T B I"], initial: State | Array | None = None) -> State:
+def last_state(
+    cell: ForwardCell, xs: Annotated[Array, "T B I"], initial: State | Array | None = None
+) -> State:
     """The state after all steps, where nothing else of :func:`unroll` is wanted: the engine keeps nothing.
 
     Args:
@@ -157,11 +159,18 @@ def last_state(cell: Cell, xs: Annotated[Array, "T B I"], initial: State | Array
         xs: inputs, (T, B, I).
         initial: the state before the first step, as :func:`unroll` takes it.
     """
-    found = _by_engine(cell, xs, initial_state(cell, xs, initial), keep=False)
+    found = _by_engine(cell, xs, initial_state(cell, xs, initial, "last_state"), keep=False)
     return unroll(cell, xs, initial).final if found is None else tuple(found[1])
 
 
-def as_state(where: str, cell: Cell, state: State | Array, names: Sequence[str], like: Array) -> State:
+def as_state(
+    where: str,
+    cell: ForwardCell,
+    state: State | Array,
+    names: Sequence[str],
+    like: Array,
+    like_name: str = "xs",
+) -> State:
     """A state given as a tuple, or as the array itself where there is one only, held to its shapes.
 
     Args:
@@ -170,6 +179,7 @@ def as_state(where: str, cell: Cell, state: State | Array, names: Sequence[str],
         state: a tuple with one (B, H) array for each of ``cell.state_names``, or the one array.
         names: what the arrays are called in messages.
         like: an array with B rows, of the kind and dtype that the state must have.
+        like_name: what it is called in messages.
 
     Raises:
         ValueError: the wrong number of arrays or a wrong shape.
@@ -179,7 +189,7 @@ def as_state(where: str, cell: Cell, state: State | Array, names: Sequence[str],
     if len(arrays) != len(names):
         raise ValueError(f"{where} has {len(arrays)} arrays, expected {len(names)}: ({', '.join(names)})")
     sizes = check_arrays(
-        where, [("xs", like, "B F")] + [(name, x, "B H") for name, x in zip(names, arrays, strict=True)]
+        where, [(like_name, like, "B F")] + [(name, x, "B H") for name, x in zip(names, arrays, strict=True)]
     )
     if sizes["H"] != cell.hidden_size:
         raise ValueError(
@@ -189,7 +199,9 @@ def as_state(where: str, cell: Cell, state: State | Array, names: Sequence[str],
     return arrays
 
 
-def initial_state(cell: Cell, xs: Array, initial: State | Array | None = None) -> State:
+def initial_state(
+    cell: ForwardCell, xs: Array, initial: State | Array | None = None, where: str = "initial_state"
+) -> State:
     """The state before the first step as a tuple: the one given, or zeros.
 
     Args:
@@ -197,6 +209,7 @@ def initial_state(cell: Cell, xs: Array, initial: State | Array | None = None) -
         xs: inputs, (T, B, I).
         initial: a tuple with one (B, H) array for each of ``cell.state_names``, the array itself
             where there is one name only, or None for zeros.
+        where: what the caller is called in messages.
 
     Raises:
         ValueError: the wrong number of arrays or a wrong shape.
@@ -205,50 +218,56 @@ def initial_state(cell: Cell, xs: Array, initial: State | Array | None = None) -
     if initial is None:
         shape = (xs.shape[1], cell.hidden_size)
         return tuple(backend_of(xs).zeros(shape, like=xs) for _ in cell.state_names)
-    return as_state("initial state", cell, initial, [f"{name}_0" for name in cell.state_names], xs[0])
+    return as_state(
+        f"{where}: initial state", cell, initial, [f"{name}_0" for name in cell.state_names], xs[0]
+    )
 
 
-def whole_lengths(lengths: Any, T: int, B: int) -> list[int]:
+def whole_lengths(lengths: Any, T: int, B: int, where: str = "whole_lengths") -> list[int]:
     """The lengths of the sequences of a batch as Python numbers.
 
     Args:
         lengths: B whole numbers from 0 to T: a list, an array or a tensor.
         T: the number of steps.
         B: the number of sequences.
+        where: what the caller is called in messages.
 
     Raises:
+        TypeError: no sequence.
         ValueError: not B whole numbers, or one below 0 or above T.
     """
-    values = [n.item() if hasattr(n, "item") else n for n in lengths]
+    values = check_sequence(where, "lengths", lengths, f"B = {B} whole numbers")
     if len(values) != B:
-        raise ValueError(f"lengths has {len(values)} entries, expected B = {B} set by xs")
+        raise ValueError(f"{where}: lengths has {len(values)} entries, expected B = {B} set by xs")
     for b, n in enumerate(values):
         if not isinstance(n, int) or isinstance(n, bool) or not 0 <= n <= T:
-            raise ValueError(f"lengths[{b}] is {n!r}, expected a whole number from 0 to T = {T}")
+            raise ValueError(f"{where}: lengths[{b}] is {n!r}, expected a whole number from 0 to T = {T}")
     return values
 
 
-def mask_from_lengths(lengths: Any, xs: Array) -> Array:
+def mask_from_lengths(lengths: Any, xs: Array, where: str = "mask_from_lengths") -> Array:
     """Ones at the steps that belong to a sequence, zeros behind its end, in the dtype of ``xs``.
 
     Args:
         lengths: the number of steps of each sequence, B whole numbers from 0 to T.
         xs: inputs, (T, B, I).
+        where: what the caller is called in messages.
 
     Returns:
         The mask, (T, B).
 
     Raises:
+        TypeError: no sequence.
         ValueError: not B whole numbers, or one below 0 or above T.
     """
     T, B = int(xs.shape[0]), int(xs.shape[1])
-    values = whole_lengths(lengths, T, B)
+    values = whole_lengths(lengths, T, B, where)
     return backend_of(xs).asarray([[float(t < n) for n in values] for t in range(T)], like=xs)
 
 
 @implements("eq-vanilla-unroll")
 def unroll(
-    cell: Cell,
+    cell: ForwardCell,
     xs: Annotated[Array, "T B I"],
     initial: State | Array | None = None,
     lengths: Any = None,
@@ -278,13 +297,13 @@ def unroll(
             "set by the cell"
         )
     xp = backend_of(xs)
-    start = state = initial_state(cell, xs, initial)
+    start = state = initial_state(cell, xs, initial, "unroll")
     if lengths is None and (found := _by_engine(cell, xs, start, keep=True)) is not None:
         rows, ends = found
         along = tuple(states.reshape(*xs.shape[:2], -1) for states in rows[: len(start)])  # (T, B, H) each
         made_anew = Recomputed(cell, xs, start, rows)
         return Trajectory(along[0], start, tuple(ends), made_anew, None, _States(along), xs)
-    mask = None if lengths is None else mask_from_lengths(lengths, xs)  # (T, B)
+    mask = None if lengths is None else mask_from_lengths(lengths, xs, "unroll")  # (T, B)
     if mask is not None:  # zeros for the padding: not even an infinity there may touch a gradient
         xs = xp.where(mask[:, :, None] > 0, xs, xp.zeros_like(xs))
     hs, states, caches = [], [], []

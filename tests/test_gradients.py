@@ -1040,7 +1040,7 @@ def test_what_does_not_fit_is_refused():
         gradients.jacobian_product(np.ones((1, 1, 2, 3)))
     with pytest.raises(ValueError, match="x_t has shape"):
         gradients.state_jacobian(cell, np.ones((1, 5)), np.ones((1, 3)))
-    with pytest.raises(ValueError, match="h_0 has shape"):
+    with pytest.raises(ValueError, match="state_jacobian: state: h_prev has shape"):
         gradients.state_jacobian(cell, np.ones((1, 2)), np.ones((1, 4)))
     with pytest.raises(TypeError, match="trajectory is a ndarray, expected a Trajectory"):
         gradients.state_jacobians(cell, trajectory.hs)
