@@ -281,7 +281,9 @@ def ring_time(size: float, workers: int, latency: float, per_byte: float) -> flo
     """
     workers = check_count("ring_time", "workers", workers)
     size = check_number("ring_time", "size", size, above=False)
-    return 2 * (workers - 1) * message_time.unchecked(size / workers, latency, per_byte)
+    latency = check_number("ring_time", "latency", latency, above=False)
+    per_byte = check_number("ring_time", "per_byte", per_byte, above=False)
+    return 2 * (workers - 1) * message_time(size / workers, latency, per_byte)
 
 
 @implements("eq-parallel-halving-time")
@@ -306,9 +308,11 @@ def halving_time(size: float, workers: int, latency: float, per_byte: float) -> 
     workers = check_count("halving_time", "workers", workers)
     if workers & (workers - 1):
         raise ValueError(f"halving_time: workers is {workers}, expected a power of two")
-    bytes_sent = ring_traffic.unchecked(size, workers)
+    size = check_number("halving_time", "size", size, above=False)
     latency = check_number("halving_time", "latency", latency, above=False)
-    return 2 * (workers.bit_length() - 1) * latency + message_time.unchecked(bytes_sent, 0, per_byte)
+    per_byte = check_number("halving_time", "per_byte", per_byte, above=False)
+    bytes_sent = ring_traffic(size, workers)
+    return 2 * (workers.bit_length() - 1) * latency + message_time(bytes_sent, 0, per_byte)
 
 
 @implements("eq-parallel-step")
@@ -391,7 +395,9 @@ def efficiency(single: float, parallel: float, workers: int) -> float:
     Raises:
         TypeError, ValueError: numbers out of range.
     """
-    return speed_up.unchecked(single, parallel) / check_count("efficiency", "workers", workers)
+    single = check_number("efficiency", "single", single)
+    parallel = check_number("efficiency", "parallel", parallel)
+    return speed_up(single, parallel) / check_count("efficiency", "workers", workers)
 
 
 @implements("eq-parallel-weak")

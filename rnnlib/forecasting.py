@@ -78,6 +78,14 @@ def drift(xs: Annotated[Array, "T"], horizon: int) -> Annotated[Array, "H"]:
 # --- what the network should not have to learn ----------------------------------------------------
 
 
+def _check_period(where: str, name: str, xs: Array, period: int) -> int:
+    """A period that a series has at least one difference of."""
+    T = int(xs.shape[0])
+    if T < 2:
+        raise ValueError(f"{where}: {name} has shape {tuple(xs.shape)}, expected at least 2 values")
+    return check_count(where, "period", period, 1, T - 1)
+
+
 @implements("eq-forecast-difference")
 def difference(xs: Annotated[Array, "T"], period: int = 1) -> Annotated[Array, "N"]:
     """The change over one period, d_t = x_t - x_{t-m} (:eq:`eq-forecast-difference`).
@@ -92,10 +100,7 @@ def difference(xs: Annotated[Array, "T"], period: int = 1) -> Annotated[Array, "
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; a period out of range.
     """
-    T = int(xs.shape[0])
-    if T < 2:
-        raise ValueError(f"difference: xs has shape {tuple(xs.shape)}, expected at least 2 values")
-    period = check_count("difference", "period", period, 1, T - 1)
+    period = _check_period("difference", "xs", xs, period)
     return xs[period:] - xs[:-period]  # (T - m,)
 
 
@@ -247,6 +252,7 @@ def naive_scale(train: Annotated[Array, "T"], period: int = 1) -> Annotated[Arra
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; a period out of range; a series
             that repeats itself exactly, and so has no scale.
     """
+    period = _check_period("naive_scale", "train", train, period)
     scale = backend_of(train).abs(difference.unchecked(train, period)).mean()
     if not scale > 0:
         raise ValueError(
@@ -278,6 +284,7 @@ def mean_absolute_scaled_error(
 
     Hyndman and Koehler (2006).
     """
+    period = _check_period("mean_absolute_scaled_error", "train", train, period)
     return mean_absolute_error.unchecked(ys, targets) / naive_scale.unchecked(train, period)
 
 
@@ -362,6 +369,7 @@ def forecast_variance(
     Raises:
         TypeError, ValueError: as :func:`impulse_response`.
     """
+    horizon = check_count("forecast_variance", "horizon", horizon)
     psi = impulse_response.unchecked(weights, horizon)  # (H,)
     sums = [(psi[: h + 1] ** 2).sum() for h in range(psi.shape[0])]
     return noise**2 * backend_of(psi).stack(sums)  # (H,)

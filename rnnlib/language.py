@@ -623,6 +623,7 @@ def entropy_slope(a: Annotated[Array, "N K"], temperature: float = 1.0) -> Annot
     Raises:
         TypeError, ValueError: as :func:`temperature_softmax`.
     """
+    temperature = check_number("entropy_slope", "temperature", temperature)
     p = temperature_softmax.unchecked(a, temperature)  # (N, K)
     mean = (p * a).sum(1)[:, None]  # (N, 1)
     return (p * (a - mean) * (a - mean)).sum(1) / temperature**3

@@ -29,6 +29,7 @@ from rnnlib.backend import (
     check_number,
     check_share,
     checked_with,
+    is_array,
 )
 from rnnlib.cell import arrays_in, map_collection, named_arrays, with_arrays
 from rnnlib.equations import implements
@@ -59,9 +60,21 @@ def _check_hyperparameters(where: str, values: dict[str, Any]) -> None:
         _HYPERPARAMETERS[name](where, name, value)
 
 
+def _check_shapes(where: str, arrays: dict[str, Array]) -> None:
+    """Refuse an array of another shape than the first."""
+    first_name, first = next(iter(arrays.items()))
+    expected = getattr(first, "shape", ())
+    for name, x in arrays.items():
+        if is_array(first) and is_array(x) and x.shape != expected:
+            raise ValueError(
+                f"{where}: {name} has shape {tuple(x.shape)}, expected {tuple(expected)} set by {first_name}"
+            )
+
+
 def _check_update(where: str, arguments: dict[str, Any]) -> None:
     """Arrays of one shape, whatever it is, and hyperparameters in their range."""
     arrays = {name: x for name, x in arguments.items() if name not in _HYPERPARAMETERS}
+    _check_shapes(where, arrays)
     spec = any_shape("D", arguments["theta_prev"])
     check_arrays(where, [(name, x, spec) for name, x in arrays.items()])
     _check_hyperparameters(where, {n: x for n, x in arguments.items() if n not in arrays})
@@ -294,8 +307,9 @@ class Optimizer:
                 )
         entries = []
         for i, (name, theta) in enumerate(expected.items()):
-            spec = any_shape(f"D{i}", theta)
-            entries += [(f"{what}{name}", arrays[name], spec) for what, arrays in named.items()]
+            together = {f"{what}{name}": arrays[name] for what, arrays in named.items()}
+            _check_shapes(where, together)
+            entries += [(full, x, any_shape(f"D{i}", theta)) for full, x in together.items()]
         check_arrays(where, entries)
 
 

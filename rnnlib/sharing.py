@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from rnnlib import activations
+from rnnlib.activations import Activation
 from rnnlib.backend import (
     Array,
     backend_of,
-    check_choice,
     check_count,
     check_counts,
     check_lapack,
@@ -51,11 +51,10 @@ class SharedNetwork:
     b_h: Annotated[Array, "H"]
     W_hy: Annotated[Array, "O H"]
     b_y: Annotated[Array, "O"]
-    activation: str = "tanh"
+    activation: Activation = "tanh"
 
     def __post_init__(self) -> None:
         check_record(self)
-        check_choice("SharedNetwork", "activation", self.activation, activations.ACTIVATIONS)
 
     @property
     def cell(self) -> VanillaCell:
@@ -85,11 +84,10 @@ class UnsharedNetwork:
     b_h: Annotated[Array, "T H"]
     W_hy: Annotated[Array, "T O H"]
     b_y: Annotated[Array, "T O"]
-    activation: str = "tanh"
+    activation: Activation = "tanh"
 
     def __post_init__(self) -> None:
         check_record(self)
-        check_choice("UnsharedNetwork", "activation", self.activation, activations.ACTIVATIONS)
 
 
 @implements("eq-sharing-tied")
@@ -316,8 +314,14 @@ def unshared_parameters(input_size: int, hidden_size: int, output_size: int, ste
     Raises:
         TypeError, ValueError: a size that is no whole number of at least 1.
     """
-    T = check_count("unshared_parameters", "steps", steps)
-    return T * shared_parameters(input_size, hidden_size, output_size)
+    I, H, O, T = check_counts(
+        "unshared_parameters",
+        input_size=input_size,
+        hidden_size=hidden_size,
+        output_size=output_size,
+        steps=steps,
+    )
+    return T * shared_parameters(I, H, O)
 
 
 @implements("eq-sharing-window-parameters")

@@ -395,8 +395,9 @@ def intensity(cell: str, B: int, H: int, itemsize: int = 4, weights_stay: bool =
     Raises:
         TypeError, ValueError: an unknown cell; a size that is no whole number of at least 1.
     """
-    moved = step_bytes(cell, B, H, itemsize, weights_stay)
-    return 2 * B * CELLS[cell].gates * H * H / moved
+    G = _cell("intensity", cell).gates
+    B, H, itemsize = check_counts("intensity", B=B, H=H, itemsize=itemsize)
+    return 2 * B * G * H * H / step_bytes(cell, B, H, itemsize, weights_stay)
 
 
 @implements("eq-speed-roofline")
@@ -568,6 +569,9 @@ def sequence_time(
     Raises:
         TypeError, ValueError: an unknown cell; a number out of range.
     """
+    _cell("sequence_time", cell)
+    T, B, I, H = check_counts("sequence_time", T=T, B=B, I=I, H=H)
+    launches = check_count("sequence_time", "launches", launches, 0)
     return sum(
         p.times * step_time(p.operations, p.bytes, launches if p.name.startswith("steps") else 1, machine)
         for p in parts(cell, T, B, I, H, train, weights_stay=weights_stay)
@@ -589,8 +593,7 @@ def speed_up(share: float, factor: float) -> float:
         TypeError, ValueError: a number out of range.
     """
     p = check_share("speed_up", "share", share)
-    if math.isnan(factor) or factor <= 0:
-        raise ValueError(f"speed_up: factor is {factor}, expected a number above 0")
+    factor = check_number("speed_up", "factor", factor, infinite=True)
     rest = (1 - p) + p / factor
     return 1 / rest if rest > 0 else math.inf
 

@@ -368,7 +368,7 @@ MACHINE = speed.Machine(1e11, 1e10, 1e-6)
             "operations: T is 0, expected a whole number of at least 1",
         ),
         (lambda: speed.step_bytes("rnn", 1, 1, itemsize=0), "step_bytes: itemsize is 0"),
-        (lambda: speed.intensity("rnn", 1, -1), "step_bytes: H is -1"),
+        (lambda: speed.intensity("rnn", 1, -1), "intensity: H is -1"),
         (
             lambda: speed.roofline(0.0, 1.0, 1.0),
             "roofline: intensity is 0.0, expected a finite number above 0",
