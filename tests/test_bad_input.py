@@ -1,0 +1,401 @@
+"""Every wrong argument of every registered function is refused by an error that names it.
+
+Valid arguments are made as in tests/test_equations.py. Then one argument at a time is replaced by
+something wrong, and the answer must be a TypeError or a ValueError that names the function and the
+argument: no result, no error from inside NumPy, no AttributeError from somewhere below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, get_args, get_origin
+
+import numpy as np
+import pytest
+import torch
+
+from rnnlib import deep, equations, speed, vanilla
+from rnnlib.backend import annotations_of, is_array, shape_of, terms_of
+from rnnlib.unroll import Trajectory, unroll
+from tests import test_equations as given
+
+Wrong = tuple[str, Any]
+"""What is wrong with a value, in words, and the value."""
+
+THING = object()
+
+# --- wrong values ------------------------------------------------------------------------------
+
+COUNTS: list[Wrong] = [
+    ("a bool", True),
+    ("a negative number", -1),
+    ("half a number", 2.5),
+    ("a float", 2.0),
+    ("NaN", math.nan),
+    ("a list", [2]),
+    ("an array", np.array([2])),
+]
+NUMBERS: list[Wrong] = [
+    ("a bool", True),
+    ("NaN", math.nan),
+    ("infinity", math.inf),
+    ("a complex number", 0.5j),
+    ("a list", [0.5]),
+    ("an array", np.array([0.5, 0.5])),
+]
+CHOICES: list[Wrong] = [("a number", 3), ("a list", ["tanh"]), ("an array", np.zeros(3))]
+FLAGS: list[Wrong] = [("a number", 2), ("an array", np.ones(2)), ("a list", [])]
+GENERATORS: list[Wrong] = [
+    ("a seed", 0),
+    ("the module", np.random),
+    ("the old one", np.random.RandomState(0)),
+]
+DTYPES: list[Wrong] = [
+    ("whole numbers", np.int64),
+    ("complex numbers", np.complex128),
+    ("a number", 3),
+    ("torch's", torch.float32),
+]
+LENGTHS: list[Wrong] = [
+    ("a number", 3),
+    ("one too many", [3, 3, 3]),
+    ("one too few", [3]),
+    ("one negative", [3, -1]),
+    ("one too long", [3, 100]),
+    ("one half", [3, 2.5]),
+    ("one that is a word", [3, "3"]),
+    ("a bool", [3, True]),
+    ("a list of lists", [[3, 3], [3, 3]]),
+    ("a matrix", np.full((2, 2), 3)),
+]
+LABELS: list[Wrong] = [
+    ("a number", 3),
+    ("a half label", [1, 1.5]),
+    ("a negative label", [1, -1]),
+    ("a bool", [1, True]),
+    ("a word among labels", [1, "1"]),
+    ("a list of lists", [[1], [2]]),
+    ("a matrix", np.ones((2, 2), np.int64)),
+    ("a set", {1, 2}),
+]
+LABELLINGS: list[Wrong] = [
+    ("a number", 3),
+    ("labels only", [1, 2]),
+    ("words", ["a", "b"]),
+    ("things", [THING, THING]),
+    ("one too many", [[1], [1], [1]]),
+    ("a half label", [[1], [1.5]]),
+    ("a negative label", [[1], [-1]]),
+    ("a bool", [[1], [True]]),
+]
+SHAPES: list[Wrong] = [
+    ("a list", [3, 2]),
+    ("half a number", 2.5),
+    ("a bool", True),
+    ("a negative number", (3, -1)),
+    ("a word in a tuple", (3, "2")),
+]
+COLLECTIONS: list[Wrong] = [
+    ("a number", 3),
+    ("a word in a list", [np.ones(2), "W"]),
+    ("a thing in a dict", {"W": THING}),
+    ("whole numbers", [np.ones(2, np.int64)]),
+]
+
+
+def wrong_arrays(x: np.ndarray, spec: str, bound: set[str], others: bool) -> Iterator[Wrong]:
+    """Where an array of a declared shape belongs.
+
+    Args:
+        x: the valid array.
+        spec: its declared shape.
+        bound: the dimensions whose size something else sets.
+        others: whether there are other arrays, whose kind and dtype it must have.
+    """
+    yield "a list", x.tolist() if x.ndim else [float(x)]
+    yield "a number", 1.5
+    yield "an axis too many", x[None]
+    if x.ndim:
+        yield "an axis too few", np.array(x[0])
+        yield "no entry", x[:0]
+    for axis, dim in enumerate(spec.split()):
+        if terms_of(dim) is not None or dim in bound:
+            first = x[(slice(None),) * axis + (slice(1),)]
+            yield f"one more along axis {axis}", np.concatenate([x, first], axis)
+            if x.shape[axis] > 1:
+                yield f"one alone along axis {axis}, which NumPy would broadcast", first
+    yield "whole numbers", np.ones(x.shape, np.int64)
+    yield "complex numbers", x.astype(np.complex128)
+    yield "a NaN", with_nan(x)
+    if others:
+        yield "a tensor among arrays", torch.tensor(x)
+        yield "another dtype than the others", x.astype(np.float32)
+
+
+def with_nan(x: np.ndarray) -> np.ndarray:
+    copy = x.copy()
+    copy[(0,) * x.ndim] = math.nan
+    return copy
+
+
+def wrong_classes(x: np.ndarray, alone: bool = False) -> list[Wrong]:
+    """Where classes, numbers from 0 to 2, belong; alone, they may be any number of them."""
+    numbers = [] if alone else [("one more", np.concatenate([x, x[:1]])), ("one alone", x[:1])]
+    return [
+        *numbers,
+        ("a list", x.tolist()),
+        ("no whole numbers", x.astype(np.float64)),
+        ("an axis too many", x[None]),
+        ("a negative class", np.full_like(x, -1)),
+        ("a class too many", np.full_like(x, 3)),
+        ("a tensor among arrays", torch.tensor(x)),
+    ]
+
+
+def wrong_masks(shape: tuple[int, ...]) -> list[Wrong]:
+    more = (shape[0] + 1, *shape[1:])
+    return [
+        ("a list", np.ones(shape).tolist()),
+        ("one too many", np.ones(more)),
+        ("one alone", np.ones((1, *shape[1:]))),
+        ("an axis too many", np.ones((*shape, 1))),
+        ("nothing that counts", np.zeros(shape)),
+        ("halves", np.full(shape, 0.5)),
+        ("whole numbers", np.ones(shape, np.int64)),
+        ("a NaN", with_nan(np.ones(shape))),
+        ("a tensor among arrays", torch.ones(shape, dtype=torch.float64)),
+    ]
+
+
+def wrong_states(x: np.ndarray) -> list[Wrong]:
+    """Where a state (x,) of one array belongs."""
+    return [
+        ("a list", x.tolist()),
+        ("two arrays", (x, x)),
+        ("no array", ()),
+        ("a word in a tuple", ("h",)),
+        ("a row too many", np.concatenate([x, x[:1]])),
+        ("a row alone", x[:1]),
+        ("a unit too many", (np.concatenate([x, x[:, :1]], 1),)),
+        ("an axis too many", x[None]),
+        ("whole numbers", np.ones(x.shape, np.int64)),
+        ("a NaN", with_nan(x)),
+        ("a tensor among arrays", torch.tensor(x)),
+        ("another dtype", (x.astype(np.float32),)),
+    ]
+
+
+def wrong_sequences_of_states(states: tuple[Any, ...]) -> Iterator[Wrong]:
+    yield "a number", 3
+    yield "one too few", states[1:]
+    yield "one too many", (*states, states[0])
+    yield "an array", np.ones((5, 2, 3))
+    for what, state in wrong_states(states[1][0]):
+        if not is_array(state):  # of the form of a state, or something strange
+            yield f"{what}, as one of them", (states[0], state, *states[2:])
+
+
+def a_cell(I: int = 2, H: int = 3) -> vanilla.VanillaCell:
+    return given.a_cell(np.random.default_rng(0), I, H)
+
+
+class OneWay:
+    """A cell that can only go forward."""
+
+    state_names, input_size, hidden_size = ("h",), 2, 3
+
+    def step(self, x_t: Any, state: Any) -> Any:
+        return state, None
+
+
+def a_trajectory(cell: Any) -> Trajectory:
+    return unroll(cell, np.random.default_rng(0).normal(size=(4, 2, cell.input_size)))
+
+
+def no_cells() -> list[Wrong]:
+    """No cell, and no network either."""
+    return [
+        ("a trajectory", a_trajectory(a_cell())),
+        ("a machine", speed.Machine(1e11, 1e10, 1e-6)),
+        ("a class", vanilla.VanillaCell),
+        ("a list of cells", [a_cell()]),
+        ("an array", np.ones((3, 3))),
+    ]
+
+
+def wrong_trajectories() -> list[Wrong]:
+    return [
+        ("a cell", a_cell()),
+        ("an array", np.ones((4, 2, 3))),
+        ("the class", Trajectory),
+        ("that of a larger cell", a_trajectory(a_cell(2, 5))),
+    ]
+
+
+def wrong_records(kind: type) -> list[Wrong]:
+    other = speed.Machine(1e11, 1e10, 1e-6) if kind is not speed.Machine else a_cell()
+    return [("another record", other), ("the class", kind), ("an array", np.ones((3, 3)))]
+
+
+def wrong_items(items: tuple[np.ndarray, ...]) -> list[Wrong]:
+    first, second = items
+    return [
+        ("a list", list(items)),
+        ("nothing", ()),
+        ("an array", first),
+        ("a word in a tuple", (first, "u")),
+        ("one step more", (first, np.concatenate([second, second[:1]]))),
+        ("a tensor among arrays", (first, torch.tensor(second))),
+        ("a number in a tuple", (first, np.array(1.0))),
+    ]
+
+
+def wrong_loss_gradients(x: np.ndarray) -> Iterator[Wrong]:
+    yield from wrong_arrays(x, "T B H", {"T", "B", "H"}, True)
+    yield "a function that returns nothing", lambda steps, hs: None
+    yield "a function that returns too much", lambda steps, hs: np.ones((9, 2, 3))
+
+
+# --- which of them belong to which argument ----------------------------------------------------
+
+BY_NAME: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
+    "lengths": lambda value, arguments: LENGTHS,
+    "dtype": lambda value, arguments: DTYPES,
+    "mask": lambda value, arguments: wrong_masks(mask_shape(arguments)),
+    "trajectory": lambda value, arguments: wrong_trajectories(),
+    "initial": lambda value, arguments: wrong_states(np.ones((2, 3))),
+    "d_final": lambda value, arguments: wrong_states(np.ones((2, 3))),
+    "d_state": lambda value, arguments: wrong_states(value),
+    "state": lambda value, arguments: wrong_states(value[0]),
+    "d_states": lambda value, arguments: wrong_sequences_of_states(value),
+    "dropout_masks": lambda value, arguments: [("masks without a stack", (np.ones((4, 2, 3)),))],
+    "loss_gradient": lambda value, arguments: wrong_loss_gradients(value),
+    "gradients": lambda value, arguments: COLLECTIONS,
+    "symbols": lambda value, arguments: wrong_classes(value, alone="d_rows" not in arguments),
+    "shape": lambda value, arguments: SHAPES,
+    "operation": lambda value, arguments: [("a number", 3)],
+    "items": lambda value, arguments: wrong_items(value),
+    **dict.fromkeys(
+        ("theta_prev", "g_t", "m_prev", "v_prev"),
+        lambda value, arguments: wrong_arrays(value, "M N", {"M", "N"}, True),
+    ),
+}
+"""For arguments whose annotation does not say what belongs there."""
+
+BY_TYPE: dict[Any, Callable[[str], Any]] = {
+    "int": lambda name: COUNTS,
+    "float": lambda name: NUMBERS if name in MAY_BE_BELOW_ZERO else [*NUMBERS, ("a negative number", -0.5)],
+    "str": lambda name: CHOICES,
+    "bool": lambda name: FLAGS,
+    "np.random.Generator": lambda name: GENERATORS,
+    "Cell": lambda name: [*no_cells(), ("a stack", deep.Stack((a_cell(),))), ("no way back", OneWay())],
+    "ForwardCell": lambda name: [*no_cells(), ("a stack", deep.Stack((a_cell(),)))],
+    "Cell | Network": lambda name: no_cells(),
+    "Labels": lambda name: LABELS,
+    "Sequence[Labels]": lambda name: LABELLINGS,
+}
+
+MAY_BE_BELOW_ZERO = {"w", "b", "angle", "gain", "scale"}
+
+
+def mask_shape(arguments: dict[str, Any]) -> tuple[int, ...]:
+    if "e" in arguments:  # (T, B, S): a mask is (S, B)
+        return arguments["e"].shape[:0:-1]
+    rows = next(arguments[name] for name in ("values", "ys", "a") if name in arguments)
+    return (len(rows),)
+
+
+def wrong_values(function: Callable[..., Any], name: str, arguments: dict[str, Any]) -> Iterator[Wrong]:
+    """Everything that does not belong where a function has this argument."""
+    plain = inspect.unwrap(function)
+    annotation = annotations_of(plain)[name]
+    parameter = inspect.signature(plain).parameters[name]
+    value = arguments.get(name)
+    spec = shape_of(annotation)
+    written = parameter.annotation.removesuffix(" | None")
+    if spec is None and get_origin(annotation) is Annotated:  # a type and a check
+        written = get_args(annotation)[0].__name__
+    yield "a word", "no such thing"
+    yield "a thing", THING
+    if written == parameter.annotation and parameter.default is not None and name != "gradients":
+        yield "None", None
+
+    if spec is not None:
+        shapes = {n: s for n, a in annotations_of(plain).items() if n in arguments and (s := shape_of(a))}
+        records = [x for x in arguments.values() if dataclasses.is_dataclass(x)]
+        fields = [s for x in records for a in annotations_of(type(x)).values() if (s := shape_of(a))]
+        letters = re.findall(r"[A-Z]\w*", " ".join([*shapes.values(), *fields]))
+        bound = {letter for letter in letters if letters.count(letter) > 1}
+        if value is not None:
+            yield from wrong_arrays(value, spec, bound, len(shapes) > 1 or bool(records))
+    elif name == "targets" and written == "Array":
+        if np.issubdtype(value.dtype, np.integer):
+            yield from wrong_classes(value)
+        else:
+            yield from wrong_arrays(value, "N K", {"N", "K"}, True)
+    elif name in BY_NAME:
+        yield from BY_NAME[name](value, arguments)
+    elif written in BY_TYPE:
+        yield from BY_TYPE[written](name)
+    elif dataclasses.is_dataclass(annotation):
+        yield from wrong_records(annotation)
+    else:
+        raise AssertionError(f"say in this test what is wrong where {name}: {written} belongs")
+
+
+ALLOWED = {
+    ("speed_up", "factor", "infinity"): "a share that takes no time at all is a limit that the book draws",
+}
+"""What looks wrong and is not, with the reason."""
+
+PASSED_ON = {
+    ("leftward", "initial"): ("unroll",),
+    ("leftward_backward", "d_final"): ("bptt",),
+    ("truncated_bptt", "d_final"): ("bptt",),
+    ("checkpointed_bptt", "initial"): ("unroll", "last_state"),
+    ("checkpointed_bptt", "d_final"): ("bptt",),
+    ("checkpointed_bptt", "dropout_masks"): ("VanillaCell",),
+}
+"""What a network hands on to its parts, which know what fits, and the functions that speak for it there."""
+
+
+def complaints(function: Callable[..., Any], arguments: dict[str, Any]) -> list[str]:
+    """What a function did wrong with wrong arguments, one line each."""
+    function(**arguments)  # or else every refusal would be right
+    found = []
+    for name in inspect.signature(function).parameters:
+        speakers = "|".join((function.__name__, *PASSED_ON.get((function.__name__, name), ())))
+        for what, wrong in wrong_values(function, name, arguments):
+            if (function.__name__, name, what) in ALLOWED:
+                continue
+            call = f"{name} = {what}"
+            try:
+                function(**{**arguments, name: wrong})
+            except (TypeError, ValueError) as error:
+                said = str(error)
+                if not re.match(rf"({speakers}): ", said) or not re.search(rf"\b{name}\b", said):
+                    found.append(f"{call}: the {type(error).__name__} does not name it: {said}")
+            except Exception as error:
+                found.append(f"{call}: {type(error).__name__}: {error}")
+            else:
+                found.append(f"{call}: accepted")
+    return found
+
+
+def valid_arguments(label: str) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    if label in given.MAKERS:
+        return given.MAKERS[label](rng)
+    shapes = equations.equation(label).shapes
+    letters = sorted(set(re.findall(r"[A-Z]\w*", " ".join(shapes.values()))))
+    return equations.example(label, rng, {letter: 2 + i for i, letter in enumerate(letters)})
+
+
+@pytest.mark.parametrize("label", equations.index())
+def test_a_registered_function_names_every_wrong_argument(label):
+    found = complaints(equations.equation(label).function, valid_arguments(label))
+    assert not found, "\n".join(found)
