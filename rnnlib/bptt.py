@@ -27,6 +27,7 @@ import numpy as np
 from rnnlib.backend import (
     Array,
     backend_of,
+    check_array,
     check_arrays,
     check_count,
     check_counts,
@@ -39,7 +40,15 @@ from rnnlib.cell import Cell, ForwardCell, State, replace_unchecked
 from rnnlib.engine import Steps, choose
 from rnnlib.engine.layers import run_layer_back, slabs_of
 from rnnlib.equations import implements
-from rnnlib.unroll import Recomputed, Trajectory, as_state, last_state, unroll, whole_lengths
+from rnnlib.unroll import (
+    Recomputed,
+    Trajectory,
+    as_state,
+    check_trajectory,
+    last_state,
+    unroll,
+    whole_lengths,
+)
 
 NetworkT = TypeVar("NetworkT")
 
@@ -200,6 +209,7 @@ def state_gradients(
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`.
     """
+    check_trajectory("state_gradients", cell, trajectory)
     d_state = _final_gradient("state_gradients", cell, trajectory, d_final)
     d_states = []
     for t in reversed(range(len(trajectory.caches))):
@@ -209,8 +219,9 @@ def state_gradients(
     return (d_state, *reversed(d_states))
 
 
-def _check_states(where: str, trajectory: Trajectory, d_states: tuple[State, ...]) -> None:
-    """T + 1 tuples of arrays in the shapes of the state."""
+def _check_states(where: str, cell: Cell, trajectory: Trajectory, d_states: tuple[State, ...]) -> None:
+    """A trajectory of the cell, and T + 1 tuples of arrays in the shapes of its state."""
+    check_trajectory(where, cell, trajectory)
     expected, arrays = len(trajectory.caches) + 1, len(trajectory.initial)
     came = len(check_sequence(where, "d_states", d_states, f"T + 1 = {expected} states"))
     if came != expected:
@@ -241,7 +252,7 @@ def parameter_gradients(cell: Cell, trajectory: Trajectory, d_states: tuple[Stat
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; not T + 1 states.
     """
-    _check_states("parameter_gradients", trajectory, d_states)
+    _check_states("parameter_gradients", cell, trajectory, d_states)
     T = len(trajectory.caches)
     return _sum(_step_back(cell, trajectory, t, d_states[t + 1])[2] for t in reversed(range(T)))
 
@@ -263,7 +274,7 @@ def input_gradients(
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; not T + 1 states.
     """
-    _check_states("input_gradients", trajectory, d_states)
+    _check_states("input_gradients", cell, trajectory, d_states)
     T = len(trajectory.caches)
     d_xs = [_step_back(cell, trajectory, t, d_states[t + 1])[0] for t in range(T)]
     return backend_of(trajectory.hs).stack(d_xs)  # (T, B, I)
@@ -316,6 +327,7 @@ def bptt(
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`.
     """
+    check_trajectory("bptt", cell, trajectory)
     d_state = _final_gradient("bptt", cell, trajectory, d_final)
     if isinstance(trajectory.caches, Recomputed) and trajectory.caches.cell is cell:
         return _by_engine(trajectory.caches, d_hs, d_state)
@@ -355,6 +367,7 @@ def vector_jacobian_product(
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`; not 0 ≤ k ≤ t ≤ T.
     """
+    check_trajectory("vector_jacobian_product", cell, trajectory)
     t = check_count("vector_jacobian_product", "t", t, 0, len(trajectory.caches))
     k = check_count("vector_jacobian_product", "k", k, 0, t)
     d_state = _state_gradient("vector_jacobian_product", "d_state", cell, trajectory, d_state)
@@ -388,6 +401,7 @@ def immediate_gradients(
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`.
     """
+    check_trajectory("immediate_gradients", cell, trajectory)
     return tuple(
         _step_back(cell, trajectory, t, _loss_state(trajectory, d_hs, t))[2]
         for t in range(len(trajectory.caches))
@@ -411,6 +425,8 @@ def total_gradients(cell: Cell, trajectory: Trajectory, d_hs: Annotated[Array, "
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`.
     """
+
+    check_trajectory("total_gradients", cell, trajectory)
 
     def terms(t: int) -> Iterator[Any]:
         d_state = _loss_state(trajectory, d_hs, t)
@@ -439,6 +455,7 @@ def double_sum(cell: Cell, trajectory: Trajectory, d_hs: Annotated[Array, "T B H
     Raises:
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`.
     """
+    check_trajectory("double_sum", cell, trajectory)
     return _sum(total_gradients.unchecked(cell, trajectory, d_hs))
 
 
@@ -860,6 +877,7 @@ def outputs(
         TypeError, ValueError: see :func:`forward`; a segment below 1.
     """
     check_network("outputs", "network", network)
+    check_arrays("outputs", [("xs", xs, "T B I")])
     segment = check_count("outputs", "segment", segment)
     if not is_causal(network):
         both_ends: Any = network
@@ -949,7 +967,8 @@ def _check_rows(where: str, name: str, state: Any, batch: int) -> None:
     """A state must have a row for every sequence: cut into rows, one too many would pass unseen."""
 
     def check(x: Any) -> None:
-        if is_array(x) and x.shape[:1] != (batch,):
+        check_array(where, name, x)
+        if x.shape[:1] != (batch,):
             raise ValueError(
                 f"{where}: {name} has shape {tuple(x.shape)}, expected B = {batch} rows set by xs"
             )

@@ -32,7 +32,7 @@ from rnnlib.backend import (
 from rnnlib.cell import Cell, State, arrays_in, map_collection, named_arrays
 from rnnlib.equations import implements
 from rnnlib.initialisation import orthogonal, spectral_radius
-from rnnlib.unroll import Trajectory, as_state
+from rnnlib.unroll import Trajectory, as_state, check_trajectory
 
 GradientsT = TypeVar("GradientsT")
 
@@ -157,14 +157,13 @@ def state_jacobian(
 
 
 def _check_trajectory(where: str, cell: Cell, trajectory: Trajectory) -> None:
-    if not isinstance(trajectory, Trajectory):
-        raise TypeError(f"{where}: trajectory is a {type(trajectory).__name__}, expected a Trajectory")
     T, _, H = trajectory.hs.shape
     if cell.hidden_size != H:
         raise ValueError(
             f"{where}: trajectory has H = {H}, expected {cell.hidden_size} set by the cell: "
             "it was run by another cell"
         )
+    check_trajectory(where, cell, trajectory)
     if len(trajectory.caches) != T:
         raise ValueError(f"{where}: trajectory has {len(trajectory.caches)} caches, expected T = {T}")
 

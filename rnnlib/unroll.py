@@ -8,7 +8,7 @@ from typing import Annotated, Any, overload
 
 import numpy as np
 
-from rnnlib.backend import Array, backend_of, check_arrays, check_sequence, is_torch
+from rnnlib.backend import Array, backend_of, check_array, check_arrays, check_sequence, checked, is_torch
 from rnnlib.cell import ForwardCell, State
 from rnnlib.engine import Steps, choose, differentiable
 from rnnlib.engine.layers import run_layer, slabs_of
@@ -28,6 +28,7 @@ class Trajectory:
         mask: which steps belong to a sequence, (T, B), or None where all do.
         states: the state after every step, T tuples of (B, H); behind a sequence's end it stays.
         xs: the inputs, (T, B, I); zero at the steps beyond a sequence's length.
+        kind: the type of the cell, whose ``step_backward`` can read the caches.
     """
 
     hs: Annotated[Array, "T B H"]
@@ -37,6 +38,7 @@ class Trajectory:
     mask: Annotated[Array, "T B"] | None
     states: Sequence[State]
     xs: Annotated[Array, "T B I"]
+    kind: type
 
     def along_time(self, name: str) -> Array:
         """A quantity that the cell computed at every step, stacked: ``along_time("a_t")`` is (T, B, H).
@@ -66,6 +68,20 @@ class Trajectory:
             None if self.mask is None else self.mask[start:stop],
             self.states[start:stop],
             self.xs[start:stop],
+            self.kind,
+        )
+
+
+def check_trajectory(where: str, cell: ForwardCell, trajectory: Trajectory) -> None:
+    """Refuse what another kind of cell did.
+
+    Raises:
+        TypeError: naming both kinds.
+    """
+    if not isinstance(cell, trajectory.kind):
+        raise TypeError(
+            f"{where}: trajectory is that of a {trajectory.kind.__name__}, expected that of a "
+            f"{type(cell).__name__}, which is what cell is"
         )
 
 
@@ -149,6 +165,7 @@ def _by_engine(
     return run_layer(slabs.layer, steps, x, *start, *slabs.weights, loops=loops, keep=keep)
 
 
+@checked
 def last_state(
     cell: ForwardCell, xs: Annotated[Array, "T B I"], initial: State | Array | None = None
 ) -> State:
@@ -160,7 +177,7 @@ def last_state(
         initial: the state before the first step, as :func:`unroll` takes it.
     """
     found = _by_engine(cell, xs, initial_state(cell, xs, initial, "last_state"), keep=False)
-    return unroll(cell, xs, initial).final if found is None else tuple(found[1])
+    return unroll.unchecked(cell, xs, initial).final if found is None else tuple(found[1])
 
 
 def as_state(
@@ -260,6 +277,9 @@ def mask_from_lengths(lengths: Any, xs: Array, where: str = "mask_from_lengths")
         TypeError: no sequence.
         ValueError: not B whole numbers, or one below 0 or above T.
     """
+    check_array(where, "xs", xs)
+    if xs.ndim != 3:
+        raise ValueError(f"{where}: xs has shape {tuple(xs.shape)}, expected 3 dimensions (T, B, I)")
     T, B = int(xs.shape[0]), int(xs.shape[1])
     values = whole_lengths(lengths, T, B, where)
     return backend_of(xs).asarray([[float(t < n) for n in values] for t in range(T)], like=xs)
@@ -302,7 +322,7 @@ def unroll(
         rows, ends = found
         along = tuple(states.reshape(*xs.shape[:2], -1) for states in rows[: len(start)])  # (T, B, H) each
         made_anew = Recomputed(cell, xs, start, rows)
-        return Trajectory(along[0], start, tuple(ends), made_anew, None, _States(along), xs)
+        return Trajectory(along[0], start, tuple(ends), made_anew, None, _States(along), xs, type(cell))
     mask = None if lengths is None else mask_from_lengths(lengths, xs, "unroll")  # (T, B)
     if mask is not None:  # zeros for the padding: not even an infinity there may touch a gradient
         xs = xp.where(mask[:, :, None] > 0, xs, xp.zeros_like(xs))
@@ -318,4 +338,4 @@ def unroll(
             hs.append(xp.where(here, state[0], xp.zeros_like(state[0])))  # (B, H)
         states.append(state)
         caches.append(cache)
-    return Trajectory(xp.stack(hs), start, state, tuple(caches), mask, tuple(states), xs)
+    return Trajectory(xp.stack(hs), start, state, tuple(caches), mask, tuple(states), xs, type(cell))

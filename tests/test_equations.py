@@ -402,7 +402,7 @@ def to_torch(value: Any) -> Any:
 
 def numbers_in(value: Any) -> Iterator[tuple[str, Any]]:
     """Every array and number in a result, with a name for it."""
-    if value is None or isinstance(value, str):
+    if value is None or isinstance(value, str | type):
         return
     if is_array(value) or isinstance(value, int | float | np.generic):
         yield "", value
