@@ -386,6 +386,18 @@ def any_shape(name: str, x: Array) -> str:
     return " ".join(f"{name}axis{axis}" for axis in range(getattr(x, "ndim", 0)))
 
 
+def check_array(where: str, name: str, x: Any) -> None:
+    """Refuse what is no array, whatever its dtype.
+
+    Raises:
+        TypeError: naming the argument and what came.
+    """
+    if not is_array(x):
+        raise TypeError(
+            f"{where}: {name} is a {type(x).__name__}, expected a numpy.ndarray or a torch.Tensor"
+        )
+
+
 def check_arrays(where: str, entries: Sequence[Entry], allow_nan: bool = False) -> dict[str, int]:
     """Hold arrays to their declared shapes, to one kind, one dtype and one device.
 
@@ -406,10 +418,7 @@ def check_arrays(where: str, entries: Sequence[Entry], allow_nan: bool = False) 
         return {}
 
     for name, x, _ in entries:
-        if not is_array(x):
-            raise TypeError(
-                f"{where}: {name} is a {type(x).__name__}, expected a numpy.ndarray or a torch.Tensor"
-            )
+        check_array(where, name, x)
     first_name, first, _ = entries[0]
     xp = backend_of(first)
     for name, x, _ in entries:

@@ -336,8 +336,8 @@ class Bidirectional:
             size, expected = getattr(leftward, name), getattr(rightward, name)
             if size != expected:
                 raise ValueError(
-                    f"Bidirectional: leftward has {name} {size}, expected {expected} set by rightward, "
-                    f"with merge {self.merge!r}"
+                    f"Bidirectional: directions: leftward has {name} {size}, expected {expected} "
+                    f"set by rightward, with merge {self.merge!r}"
                 )
 
     @property

@@ -274,7 +274,10 @@ def dropout_masks(
         TypeError, ValueError: no generator; a rate out of range.
     """
     check_generator("dropout_masks", rng)
+    check_kind("dropout_masks", "network", network, Stack)
+    check_arrays("dropout_masks", [("xs", xs, "T B I")])
     rate = check_share("dropout_masks", "rate", rate, below=True)
+    check_flag("dropout_masks", "variational", variational)
     T, B = int(xs.shape[0]), int(xs.shape[1])
     masks = []
     for layer in network.layers[:-1]:

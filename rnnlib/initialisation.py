@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from rnnlib.activations import check_activation
 from rnnlib.backend import (
     Array,
     backend_of,
@@ -241,6 +242,7 @@ def random_vanilla_cell(
     radius = check_number(where, "spectral_radius", spectral_radius)
     input_scale = check_number(where, "input_scale", input_scale, above=False)
     bias_scale = check_number(where, "bias_scale", bias_scale, above=False)
+    check_activation(where, "activation", activation)
     W_hh = with_spectral_radius.unchecked(rng.standard_normal((H, H)), radius)  # (H, H)
     W_xh = rng.uniform(-input_scale, input_scale, (H, I))
     b_h = rng.uniform(-bias_scale, bias_scale, H)

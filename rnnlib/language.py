@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from rnnlib.backend import (
     check_choice,
     check_classes,
     check_count,
+    check_counts,
     check_number,
     check_share,
     check_whole_numbers,
@@ -542,6 +543,7 @@ def stream_batch(codes: np.ndarray, step: int, batch_size: int, steps: int) -> S
         TypeError, ValueError: an argument is out of range, or the text is too short.
     """
     codes = check_whole_numbers("stream_batch", "codes", codes)
+    batch_size, steps = check_counts("stream_batch", batch_size=batch_size, steps=steps)
     batches = stream_steps(len(codes), batch_size, steps)
     number = check_count("stream_batch", "step", step, 0) % batches
     length = (len(codes) - 1) // batch_size
@@ -732,6 +734,11 @@ def unit_correlations(hs: Annotated[Array, "T H"], feature: Annotated[Array, "T"
 Step = Callable[[np.ndarray, StateT], tuple[np.ndarray, StateT]]
 
 
+def _check_callable(where: str, name: str, value: Any) -> None:
+    if not callable(value):
+        raise TypeError(f"{where}: {name} is a {type(value).__name__}, expected a function")
+
+
 @checked
 def generate(
     step: Step[StateT],
@@ -762,6 +769,10 @@ def generate(
         TypeError, ValueError: arguments as those of :func:`temperature_softmax`, :func:`top_k`,
             :func:`top_p` and :func:`sample`; ``first`` is no array of N whole numbers.
     """
+    _check_callable("generate", "step", step)
+    temperature = check_number("generate", "temperature", temperature)
+    k = None if k is None else check_count("generate", "k", k)
+    mass = None if mass is None else check_number("generate", "mass", mass)
     symbols = check_whole_numbers("generate", "first", first)
     if len(symbols) != u.shape[1]:
         raise ValueError(f"generate: first has shape {symbols.shape}, expected ({u.shape[1]},) set by u")
@@ -819,6 +830,8 @@ def beam_search(
     Raises:
         TypeError, ValueError: not whole numbers, or out of range.
     """
+    _check_callable("beam_search", "step", step)
+    _check_callable("beam_search", "take", take)
     width, length = check_count("beam_search", "width", width), check_count("beam_search", "length", length)
     last = np.array([check_count("beam_search", "first", first, 0)])
     scores, texts = np.zeros(1), np.zeros((1, 0), np.int64)

@@ -12,7 +12,7 @@ import math
 from typing import Annotated, Any
 
 from rnnlib import activations, vanilla
-from rnnlib.backend import Array, backend_of, check_arrays, check_classes, checked_with
+from rnnlib.backend import Array, backend_of, check_array, check_arrays, check_classes, checked_with
 from rnnlib.equations import implements
 
 # --- the checks that shapes cannot express ------------------------------------------------------
@@ -67,7 +67,7 @@ def rows(x: Array) -> Array:
         TypeError: not an array.
         ValueError: neither 2 nor 3 dimensions.
     """
-    backend_of(x)
+    check_array("rows", "x", x)
     if x.ndim not in (2, 3):
         raise ValueError(f"rows: x has shape {tuple(x.shape)}, expected (T, B, K) or (T, B)")
     T, B = x.shape[:2]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, TypeAlias
 
-from rnnlib.backend import Array, backend_of, check_choice, check_count, checked_with, is_array
+from rnnlib.backend import Array, backend_of, check_array, check_choice, check_count, checked_with
 from rnnlib.equations import implements
 
 Items: TypeAlias = tuple[Array, ...]
@@ -71,10 +71,7 @@ def _check_items(where: str, arguments: dict[str, Any]) -> None:
     if not isinstance(items, tuple) or not items:
         raise TypeError(f"{where}: items is a {type(items).__name__}, expected a tuple of arrays")
     for i, x in enumerate(items):
-        if not is_array(x):
-            raise TypeError(
-                f"{where}: items[{i}] is a {type(x).__name__}, expected a numpy.ndarray or a torch.Tensor"
-            )
+        check_array(where, f"items[{i}]", x)
         if backend_of(x) is not backend_of(items[0]):
             raise TypeError(
                 f"{where}: items[0] is a {type(items[0]).__name__} but items[{i}] is a {type(x).__name__}, "

@@ -23,6 +23,7 @@ from rnnlib.backend import (
     check_count,
     check_generator,
     check_number,
+    check_sequence,
     is_torch,
 )
 from rnnlib.equations import implements
@@ -328,7 +329,7 @@ def _check_sequences(where: str, **collections: Sequence[np.ndarray]) -> None:
     """NumPy arrays (T_n, I) with one I among all of them."""
     entries = []
     for name, sequences in collections.items():
-        if len(sequences) == 0:
+        if not check_sequence(where, name, sequences, "a sequence of arrays"):
             raise ValueError(f"{where}: {name} holds no sequence, expected at least one")
         for n, x in enumerate(sequences):
             if not isinstance(x, np.ndarray):
@@ -396,7 +397,7 @@ def pad(sequences: Sequence[Any]) -> tuple[Any, Any]:
         ValueError: no sequence at all; different numbers of columns, or an empty sequence.
         TypeError: no arrays, or arrays of different kinds or dtypes.
     """
-    if len(sequences) == 0:
+    if not check_sequence("pad", "sequences", sequences, "a sequence of arrays"):
         raise ValueError("pad: sequences holds no array, expected at least one")
     check_arrays("pad", [(f"sequences[{b}]", x, f"T{b} I") for b, x in enumerate(sequences)])
     first = sequences[0]
@@ -442,6 +443,7 @@ def join_utterances(
     where = "join_utterances"
     _check_sequences(where, utterances=utterances)
     check_generator(where, rng)
+    labels = check_sequence(where, "labels", labels, "a sequence of whole numbers")
     if len(labels) != len(utterances):
         raise ValueError(
             f"{where}: labels has {len(labels)} entries, expected {len(utterances)} set by utterances"

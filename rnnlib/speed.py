@@ -24,6 +24,7 @@ from rnnlib.backend import (
     check_counts,
     check_number,
     check_share,
+    checked,
 )
 from rnnlib.equations import implements
 
@@ -444,6 +445,12 @@ def balanced_batch(cell: str, H: int, peak: float, bandwidth: float, itemsize: i
     return R * itemsize * G * H / (2 * spare) if spare > 0 else math.inf
 
 
+def _check_step(where: str, operations: float, moved: float, launches: int) -> None:
+    check_number(where, "operations", operations, above=False)
+    check_number(where, "moved", moved, above=False)
+    check_count(where, "launches", launches, 0)
+
+
 @implements("eq-speed-step-time")
 def step_time(operations: float, moved: float, launches: int, machine: Machine) -> float:
     """Seconds of a step by the model (:eq:`eq-speed-step-time`).
@@ -460,12 +467,11 @@ def step_time(operations: float, moved: float, launches: int, machine: Machine) 
     Raises:
         TypeError, ValueError: a number below zero.
     """
-    check_number("step_time", "operations", operations, above=False)
-    check_number("step_time", "moved", moved, above=False)
-    check_count("step_time", "launches", launches, 0)
+    _check_step("step_time", operations, moved, launches)
     return max(operations / machine.peak, moved / machine.bandwidth) + launches * machine.launch
 
 
+@checked
 def bound(operations: float, moved: float, launches: int, machine: Machine) -> str:
     """Which of the three terms of :func:`step_time` is the longest.
 
@@ -481,7 +487,7 @@ def bound(operations: float, moved: float, launches: int, machine: Machine) -> s
     Raises:
         TypeError, ValueError: see :func:`step_time`.
     """
-    step_time(operations, moved, launches, machine)
+    _check_step("bound", operations, moved, launches)
     terms = {
         "operations": operations / machine.peak,
         "bytes": moved / machine.bandwidth,
@@ -490,6 +496,7 @@ def bound(operations: float, moved: float, launches: int, machine: Machine) -> s
     return max(terms, key=lambda name: terms[name])
 
 
+@checked
 def parts(
     cell: str,
     T: int,
@@ -520,7 +527,7 @@ def parts(
         TypeError, ValueError: an unknown cell; a size that is no whole number of at least 1.
     """
     G = _cell("parts", cell).gates
-    T, B, I, H = check_counts("parts", T=T, B=B, I=I, H=H)
+    T, B, I, H, itemsize = check_counts("parts", T=T, B=B, I=I, H=H, itemsize=itemsize)
     step = 2 * B * G * H * H, step_bytes(cell, B, H, itemsize, weights_stay)
     slab, inputs, weights = T * B * G * H, T * B * I, G * H * I
     forward = (

@@ -216,6 +216,7 @@ def temporal_order(
     check_draw("temporal_order", rng, dtype)
     T = check_count("temporal_order", "length", length, 10)
     B = check_count("temporal_order", "batch_size", batch_size)
+    symbols = check_count("temporal_order", "symbols", symbols)
     check_choice("temporal_order", "symbols", symbols, tuple(_RANGES))
     X, E, end = (TEMPORAL_ORDER_SYMBOLS.index(s) for s in "XEB")
     shown = rng.integers(0, X, (T, B))

@@ -58,7 +58,7 @@ def test_rows_refuse_what_is_no_sequence():
         losses.rows(np.ones(3))
     with pytest.raises(ValueError, match=r"rows: x has shape \(1, 1, 1, 1\)"):
         losses.rows(np.ones((1, 1, 1, 1)))
-    with pytest.raises(TypeError, match=r"expected a numpy.ndarray or a torch.Tensor, got list"):
+    with pytest.raises(TypeError, match=r"rows: x is a list, expected a numpy.ndarray or a torch.Tensor"):
         losses.rows([[1.0]])
 
 

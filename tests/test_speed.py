@@ -384,7 +384,7 @@ MACHINE = speed.Machine(1e11, 1e10, 1e-6)
             lambda: speed.step_time(1, 1, -1, MACHINE),
             "step_time: launches is -1, expected a whole number of at least 0",
         ),
-        (lambda: speed.bound(1, -1, 1, MACHINE), "step_time: moved is -1"),
+        (lambda: speed.bound(1, -1, 1, MACHINE), "bound: moved is -1"),
         (lambda: speed.Machine(0, 1, 1), "Machine: peak is 0, expected a finite number above 0"),
         (lambda: speed.Machine(1, 1, -1), "Machine: launch is -1, expected a finite number of at least 0"),
         (lambda: speed.exponential_error(0), "exponential_error: terms is 0"),
