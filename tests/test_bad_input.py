@@ -18,9 +18,29 @@ import numpy as np
 import pytest
 import torch
 
-from rnnlib import deep, equations, speed, vanilla
+from rnnlib import (
+    bidirectional,
+    bptt,
+    deep,
+    distributed,
+    equations,
+    forecasting,
+    gradients,
+    gru,
+    initialisation,
+    language,
+    losses,
+    lstm,
+    optim,
+    scan,
+    sharing,
+    speech,
+    speed,
+    tasks,
+    vanilla,
+)
 from rnnlib.backend import annotations_of, is_array, shape_of, terms_of
-from rnnlib.unroll import Trajectory, unroll
+from rnnlib.unroll import Trajectory, last_state, mask_from_lengths, unroll
 from tests import test_equations as given
 
 Wrong = tuple[str, Any]
@@ -82,16 +102,6 @@ LABELS: list[Wrong] = [
     ("a matrix", np.ones((2, 2), np.int64)),
     ("a set", {1, 2}),
 ]
-LABELLINGS: list[Wrong] = [
-    ("a number", 3),
-    ("labels only", [1, 2]),
-    ("words", ["a", "b"]),
-    ("things", [THING, THING]),
-    ("one too many", [[1], [1], [1]]),
-    ("a half label", [[1], [1.5]]),
-    ("a negative label", [[1], [-1]]),
-    ("a bool", [[1], [True]]),
-]
 SHAPES: list[Wrong] = [
     ("a list", [3, 2]),
     ("half a number", 2.5),
@@ -134,6 +144,21 @@ def wrong_arrays(x: np.ndarray, spec: str, bound: set[str], others: bool) -> Ite
     if others:
         yield "a tensor among arrays", torch.tensor(x)
         yield "another dtype than the others", x.astype(np.float32)
+
+
+def wrong_labellings(number: int) -> list[Wrong]:
+    """Where as many label sequences belong."""
+    rest = [[1]] * (number - 1)
+    return [
+        ("a number", 3),
+        ("labels only", [1] * number),
+        ("words", ["a"] * number),
+        ("things", [THING] * number),
+        ("one too many", [[1], [1], *rest]),
+        ("a half label", [[1.5], *rest]),
+        ("a negative label", [[-1], *rest]),
+        ("a bool", [[True], *rest]),
+    ]
 
 
 def with_nan(x: np.ndarray) -> np.ndarray:
@@ -203,6 +228,30 @@ def a_cell(I: int = 2, H: int = 3) -> vanilla.VanillaCell:
     return given.a_cell(np.random.default_rng(0), I, H)
 
 
+def drawn(shapes: dict[str, str], **sizes: int) -> dict[str, np.ndarray]:
+    """Random arrays of declared shapes; every dimension has a size of its own, from 2 on."""
+    rng = np.random.default_rng(0)
+    letters = sorted(set(re.findall(r"[A-Z]\w*", " ".join(shapes.values()))))
+    sizes = {letter: 2 + i for i, letter in enumerate(letters)} | sizes
+    return {
+        name: rng.normal(
+            size=tuple(
+                sum(n * sizes.get(d, 1) for n, d in terms_of(dim) or ((1, dim),)) for dim in spec.split()
+            )
+        )
+        for name, spec in shapes.items()
+    }
+
+
+def fields_of(record: type) -> dict[str, str]:
+    """The shapes that a record declares."""
+    return {name: spec for name, a in annotations_of(record).items() if (spec := shape_of(a)) is not None}
+
+
+def a_record(record: Any, **sizes: int) -> Any:
+    return record(**drawn(fields_of(record), **({"I": 2, "H": 3} | sizes)))
+
+
 class OneWay:
     """A cell that can only go forward."""
 
@@ -225,6 +274,11 @@ def no_cells() -> list[Wrong]:
         ("a list of cells", [a_cell()]),
         ("an array", np.ones((3, 3))),
     ]
+
+
+def cells_that_did_not_run() -> list[Wrong]:
+    """Where the cell of a trajectory belongs."""
+    return [("a larger cell", a_cell(2, 5)), ("a cell of another kind", a_record(gru.GRUCell))]
 
 
 def wrong_trajectories() -> list[Wrong]:
@@ -254,6 +308,46 @@ def wrong_items(items: tuple[np.ndarray, ...]) -> list[Wrong]:
     ]
 
 
+def wrong_parts(parts: tuple[Any, ...]) -> list[Wrong]:
+    """Where the cells and networks of a network belong."""
+    return [
+        ("a list", list(parts)),
+        ("nothing", ()),
+        ("a cell", parts[0]),
+        ("a word among them", ("cell", *parts[1:])),
+        ("a machine among them", (*parts[:-1], speed.Machine(1e11, 1e10, 1e-6))),
+        ("a larger one among them", (a_cell(4, 4), *parts[1:])),
+    ]
+
+
+def wrong_whole_numbers(x: np.ndarray) -> list[Wrong]:
+    return [
+        ("a list", x.tolist()),
+        ("no whole numbers", x.astype(np.float64)),
+        ("bools", x > 0),
+        ("an axis too many", x[None]),
+        ("nothing", x[:0]),
+        ("a negative number", x - 100),
+        ("a tensor", torch.tensor(x)),
+    ]
+
+
+def wrong_sequences(sequences: list[np.ndarray]) -> list[Wrong]:
+    """Where a list of arrays (T, I) belongs."""
+    first, *rest = sequences
+    return [
+        ("a number", 3),
+        ("nothing", []),
+        ("an array", first),
+        ("a word among them", ["a", *rest]),
+        ("a column too many", [np.concatenate([first, first[:, :1]], 1), *rest]),
+        ("a list among them", [first.tolist(), *rest]),
+        ("whole numbers", [np.ones(first.shape, np.int64), *rest]),
+        ("a NaN", [with_nan(first), *rest]),
+        ("a tensor among arrays", [torch.tensor(first), *rest]),
+    ]
+
+
 def wrong_loss_gradients(x: np.ndarray) -> Iterator[Wrong]:
     yield from wrong_arrays(x, "T B H", {"T", "B", "H"}, True)
     yield "a function that returns nothing", lambda steps, hs: None
@@ -270,15 +364,40 @@ BY_NAME: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "initial": lambda value, arguments: wrong_states(np.ones((2, 3))),
     "d_final": lambda value, arguments: wrong_states(np.ones((2, 3))),
     "d_state": lambda value, arguments: wrong_states(value),
-    "state": lambda value, arguments: wrong_states(value[0]),
+    "state": lambda value, arguments: wrong_states(value[0]) if value else [],
+    "xs": lambda value, arguments: wrong_arrays(value, "T B I", {"I"}, others=True),
+    "dropout_masks.xs": lambda value, arguments: wrong_arrays(value, "T B I", set(), others=False),
+    "mask_from_lengths.xs": lambda value, arguments: [("a list", value.tolist()), ("two axes", value[0])],
+    "d_hs": lambda value, arguments: wrong_arrays(value, "T B H", {"T", "B", "H"}, others=True),
     "d_states": lambda value, arguments: wrong_sequences_of_states(value),
     "dropout_masks": lambda value, arguments: [("masks without a stack", (np.ones((4, 2, 3)),))],
     "loss_gradient": lambda value, arguments: wrong_loss_gradients(value),
     "gradients": lambda value, arguments: COLLECTIONS,
-    "symbols": lambda value, arguments: wrong_classes(value, alone="d_rows" not in arguments),
+    "symbols": lambda value, arguments: (
+        wrong_classes(value, alone="d_rows" not in arguments) if is_array(value) else COUNTS
+    ),
     "shape": lambda value, arguments: SHAPES,
     "operation": lambda value, arguments: [("a number", 3)],
     "items": lambda value, arguments: wrong_items(value),
+    "layers": lambda value, arguments: wrong_parts(value),
+    "directions": lambda value, arguments: wrong_parts(value),
+    "codes": lambda value, arguments: wrong_whole_numbers(value),
+    "origins": lambda value, arguments: wrong_whole_numbers(value),
+    "sequences": lambda value, arguments: wrong_sequences(value),
+    "queries": lambda value, arguments: wrong_sequences(value),
+    "references": lambda value, arguments: wrong_sequences(value),
+    "utterances": lambda value, arguments: wrong_sequences(value),
+    "labels": lambda value, arguments: [*LABELS, ("one too many", [*value, 1])],
+    "characters": lambda value, arguments: [("a number", 3), ("nothing", ""), ("twice the same", "aab")],
+    "then": lambda value, arguments: [("a number", 3)],
+    "x": lambda value, arguments: [
+        ("a list", [[1.0]]),
+        ("a number", 1.5),
+        ("four axes", np.ones((1, 2, 3, 4))),
+    ],
+    "first": lambda value, arguments: wrong_whole_numbers(value) if is_array(value) else COUNTS,
+    "step": lambda value, arguments: [("a number", 2.5)] if callable(value) else COUNTS,
+    "take": lambda value, arguments: [("a number", 3)],
     **dict.fromkeys(
         ("theta_prev", "g_t", "m_prev", "v_prev"),
         lambda value, arguments: wrong_arrays(value, "M N", {"M", "N"}, True),
@@ -295,11 +414,9 @@ BY_TYPE: dict[Any, Callable[[str], Any]] = {
     "Cell": lambda name: [*no_cells(), ("a stack", deep.Stack((a_cell(),))), ("no way back", OneWay())],
     "ForwardCell": lambda name: [*no_cells(), ("a stack", deep.Stack((a_cell(),)))],
     "Cell | Network": lambda name: no_cells(),
-    "Labels": lambda name: LABELS,
-    "Sequence[Labels]": lambda name: LABELLINGS,
 }
 
-MAY_BE_BELOW_ZERO = {"w", "b", "angle", "gain", "scale"}
+MAY_BE_BELOW_ZERO = {"w", "b", "bias", "angle", "gain", "scale"}
 
 
 def mask_shape(arguments: dict[str, Any]) -> tuple[int, ...]:
@@ -337,15 +454,26 @@ def wrong_values(function: Callable[..., Any], name: str, arguments: dict[str, A
             yield from wrong_classes(value)
         else:
             yield from wrong_arrays(value, "N K", {"N", "K"}, True)
-    elif name in BY_NAME:
-        yield from BY_NAME[name](value, arguments)
+    elif written == "Labels":
+        yield from LABELS
+    elif written == "Sequence[Labels]":
+        yield from wrong_labellings(len(value))
+    elif (wrong := BY_NAME.get(f"{plain.__name__}.{name}", BY_NAME.get(name))) is not None:
+        yield from wrong(value, arguments)
     elif written in BY_TYPE:
         yield from BY_TYPE[written](name)
+        if name == "cell" and "trajectory" in arguments:
+            yield from cells_that_did_not_run()
     elif dataclasses.is_dataclass(annotation):
         yield from wrong_records(annotation)
+    elif dataclasses.is_dataclass(value):  # one of several records
+        yield from no_cells()
     else:
         raise AssertionError(f"say in this test what is wrong where {name}: {written} belongs")
 
+
+ANYTHING = {("generate", "state"), ("beam_search", "state"), ("mask_from_lengths", "where")}
+"""Where everything is right."""
 
 ALLOWED = {
     ("speed_up", "factor", "infinity"): "a share that takes no time at all is a limit that the book draws",
@@ -359,6 +487,14 @@ PASSED_ON = {
     ("checkpointed_bptt", "initial"): ("unroll", "last_state"),
     ("checkpointed_bptt", "d_final"): ("bptt",),
     ("checkpointed_bptt", "dropout_masks"): ("VanillaCell",),
+    ("rtrl", "initial"): ("unroll",),
+    ("rtrl", "d_final"): ("bptt",),
+    ("rtrl", "dropout_masks"): ("VanillaCell",),
+    **{("outputs", name): ("unroll",) for name in ("xs", "initial")},
+    ("outputs", "dropout_masks"): ("VanillaCell",),
+    **{("forward", name): ("unroll",) for name in ("xs", "initial", "lengths")},
+    ("forward", "dropout_masks"): ("VanillaCell",),
+    **{("backward", name): ("bptt",) for name in ("trajectory", "d_hs", "d_final")},
 }
 """What a network hands on to its parts, which know what fits, and the functions that speak for it there."""
 
@@ -370,7 +506,7 @@ def complaints(function: Callable[..., Any], arguments: dict[str, Any]) -> list[
     for name in inspect.signature(function).parameters:
         speakers = "|".join((function.__name__, *PASSED_ON.get((function.__name__, name), ())))
         for what, wrong in wrong_values(function, name, arguments):
-            if (function.__name__, name, what) in ALLOWED:
+            if (function.__name__, name) in ANYTHING or (function.__name__, name, what) in ALLOWED:
                 continue
             call = f"{name} = {what}"
             try:
@@ -387,15 +523,133 @@ def complaints(function: Callable[..., Any], arguments: dict[str, Any]) -> list[
 
 
 def valid_arguments(label: str) -> dict[str, Any]:
-    rng = np.random.default_rng(0)
     if label in given.MAKERS:
-        return given.MAKERS[label](rng)
-    shapes = equations.equation(label).shapes
-    letters = sorted(set(re.findall(r"[A-Z]\w*", " ".join(shapes.values()))))
-    return equations.example(label, rng, {letter: 2 + i for i, letter in enumerate(letters)})
+        return given.MAKERS[label](np.random.default_rng(0))
+    return drawn(equations.equation(label).shapes)
 
 
 @pytest.mark.parametrize("label", equations.index())
 def test_a_registered_function_names_every_wrong_argument(label):
     found = complaints(equations.equation(label).function, valid_arguments(label))
+    assert not found, "\n".join(found)
+
+
+# --- records, and functions without an equation ------------------------------------------------
+
+RNG = np.random.default_rng(0)
+
+
+def a_stack() -> deep.Stack:
+    return deep.Stack((a_cell(2, 3), a_cell(3, 3)))
+
+
+def drawing(batch_size: int = 2, **more: Any) -> dict[str, Any]:
+    return {"batch_size": batch_size, "rng": RNG, **more}
+
+
+def run_of_a_cell(**more: Any) -> dict[str, Any]:
+    return given.a_run(np.random.default_rng(0), **more)
+
+
+def a_model(symbols: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
+    return np.zeros((len(symbols), 3)), state
+
+
+XS, D_HS = np.ones((4, 2, 2)), np.ones((4, 2, 3))
+
+CELLS = [
+    vanilla.VanillaCell,
+    lstm.LSTMCell,
+    lstm.PeepholeLSTMCell,
+    lstm.CoupledLSTMCell,
+    lstm.NoForgetLSTMCell,
+    lstm.LayerNormLSTMCell,
+    gru.GRUCell,
+    gru.ResetAfterGRUCell,
+]
+
+OTHERS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+    *((record, drawn(fields_of(record), I=2, H=3)) for record in CELLS),
+    (sharing.SharedNetwork, drawn(fields_of(sharing.SharedNetwork))),
+    (sharing.UnsharedNetwork, drawn(fields_of(sharing.UnsharedNetwork))),
+    (deep.Stack, {"layers": (a_cell(2, 3), a_cell(3, 3))}),
+    (bidirectional.Bidirectional, {"directions": (a_cell(), a_cell())}),
+    (speed.Machine, {"peak": 1e11, "bandwidth": 1e10, "launch": 1e-6}),
+    (optim.SGD, {}),
+    (optim.Adam, {}),
+    (optim.AdamW, {}),
+    (language.Alphabet, {"characters": "abc"}),
+    (initialisation.random_vanilla_cell, {"rng": RNG, "input_size": 2, "hidden_size": 3}),
+    (lstm.split, {"W": np.ones((2, 5))}),
+    (lstm.whole, {"W_h": np.ones((2, 2)), "W_x": np.ones((2, 3))}),
+    (lstm.stacked, {"cell": a_record(lstm.LSTMCell)}),
+    (lstm.with_forget_bias, {"cell": a_record(lstm.LSTMCell), "bias": 1.0}),
+    (last_state, {"cell": a_cell(), "xs": XS}),
+    (mask_from_lengths, {"lengths": [4, 2], "xs": XS}),
+    (bptt.bptt, run_of_a_cell(d_hs=D_HS)),
+    (bptt.forward, {"network": a_cell(), "xs": XS}),
+    (bptt.backward, given.a_network(np.random.default_rng(0))),
+    (bptt.outputs, {"network": a_cell(), "xs": XS}),
+    (bptt.rtrl, {"network": a_cell(), "xs": XS, "loss_gradient": D_HS}),
+    (deep.dropout_masks, {"rng": RNG, "network": a_stack(), "xs": XS, "rate": 0.4}),
+    (gradients.state_jacobians, run_of_a_cell()),
+    (gradients.jacobian_products, {"jacobians": np.ones((4, 2, 3, 3))}),
+    (gradients.product_norms, {"jacobians": np.ones((4, 2, 3, 3))}),
+    (scan.sequential, given.pairs(RNG)),
+    (losses.rows, {"x": XS}),
+    (optim.cosine, {"steps": 3}),
+    (optim.step_decay, {"every": 3}),
+    (optim.warm_up, {"steps": 3}),
+    (language.ngram, {"codes": np.array([0, 1, 2, 1, 0]), "order": 2, "size": 3}),
+    (language.stream_steps, {"length": 20, "batch_size": 2, "steps": 3}),
+    (language.stream_batch, {"codes": np.arange(20), "step": 0, "batch_size": 2, "steps": 3}),
+    (
+        language.generate,
+        {"step": a_model, "state": None, "first": np.array([0, 1]), "u": np.full((3, 2), 0.5)},
+    ),
+    (
+        language.beam_search,
+        {
+            "step": a_model,
+            "state": None,
+            "first": 0,
+            "width": 2,
+            "length": 3,
+            "take": lambda state, rows: state,
+        },
+    ),
+    (distributed.ring_all_reduce, {"vectors": np.ones((3, 4))}),
+    (tasks.adding, drawing(length=8)),
+    (tasks.copy_memory, drawing(delay=5)),
+    (tasks.copy_memory_baseline, {"delay": 5}),
+    (tasks.temporal_order, drawing(length=20)),
+    (tasks.parity, drawing(length=8)),
+    (tasks.reversal, drawing(length=8)),
+    (tasks.embedded_reber, drawing()),
+    (forecasting.rolling_origins, {"first": 3, "stop": 12, "horizon": 2}),
+    (forecasting.contexts, {"xs": np.arange(9.0), "origins": np.array([4, 5]), "length": 3}),
+    (forecasting.outcomes, {"xs": np.arange(9.0), "origins": np.array([4, 5]), "horizon": 3}),
+    (
+        speech.warping_distances,
+        {"queries": [np.ones((3, 2))], "references": [np.ones((4, 2)), np.ones((2, 2))]},
+    ),
+    (speech.pad, {"sequences": [np.ones((4, 2)), np.ones((2, 2))]}),
+    (
+        speech.join_utterances,
+        drawing(utterances=[np.ones((4, 2)), np.ones((2, 2))], labels=[1, 0]),
+    ),
+    (
+        speed.bound,
+        {"operations": 1e6, "moved": 1e5, "launches": 2, "machine": speed.Machine(1e11, 1e10, 1e-6)},
+    ),
+    (speed.parts, {"cell": "gru", "T": 4, "B": 2, "I": 3, "H": 5}),
+]
+"""Records and public functions without an equation, with valid arguments."""
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"), OTHERS, ids=[f"{f.__module__}.{f.__name__}" for f, _ in OTHERS]
+)
+def test_a_record_or_function_without_an_equation_names_every_wrong_argument(function, arguments):
+    found = complaints(function, arguments)
     assert not found, "\n".join(found)
