@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 import warnings
 from functools import cache
@@ -148,6 +149,12 @@ class TestRelease:
             for line in answer.split("\n")[2:]:
                 told = line.split("#")[0].strip()
                 assert len(told) < 12 or json.dumps(told)[1:-1] not in text, line
+
+    @every_assignment
+    def test_it_links_to_no_file(self, source):
+        """A student's copy lies anywhere. Beside ``release/`` lie the sources, with their solutions."""
+        text = "".join(cell["source"] for cell in assignment_of(source).release["cells"])
+        assert [link for link in re.findall(r"\]\(([^)]*)\)", text) if not link.startswith("https:")] == []
 
     @every_assignment
     def test_run_as_it_is_it_says_what_to_do(self, source, capsys):
