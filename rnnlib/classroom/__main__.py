@@ -61,20 +61,33 @@ def _part(text: str) -> tuple[int, int]:
 
 def _release(arguments: argparse.Namespace) -> int:
     from rnnlib.classroom.assignment import load, release_text
+    from rnnlib.classroom.grade import sources
     from rnnlib.classroom.marking import prepare
 
-    for source in sorted(arguments.sources.glob("*.ipynb")):
-        prepare(load(source), "release")  # what cannot be graded is not released
-        target = arguments.sources / "release" / source.name
-        if arguments.course:
-            copy = arguments.course / "source" / source.stem / source.name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(source.read_bytes())
-            target = arguments.course / "release" / source.stem / source.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(release_text(source), encoding="utf-8")
-        print(target)
+    try:
+        for name, source in sorted(sources(arguments.sources).items()):
+            target = arguments.sources / "release" / source.name
+            if arguments.course:
+                source = _into_course(source, arguments.course / "source" / name / source.name)
+                target = arguments.course / "release" / name / source.name
+            prepare(load(source), "release")  # what cannot be graded is not released
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(release_text(source), encoding="utf-8")
+            print(target)
+    except (ValueError, RuntimeError) as error:  # no sources, or one that contradicts itself
+        print(error, file=sys.stderr)
+        return 2
     return 0
+
+
+def _into_course(source: Path, copy: Path) -> Path:
+    """Copy a source into the teacher's course, where a changed one is the teacher's work and stays."""
+    if copy.exists() and copy.read_bytes() != source.read_bytes():
+        print(f"kept and released: {copy}, which differs from {source}; delete it to take that one")
+    else:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(source.read_bytes())
+    return copy
 
 
 def _grade(arguments: argparse.Namespace) -> int:

@@ -252,16 +252,32 @@ def _lock_name(part: tuple[int, int] | None) -> str:
     return f"lock.{part[0]}of{part[1]}" if part else "lock"
 
 
+def sources(folder: Path) -> dict[str, Path]:
+    """The source notebooks by name: ``name.ipynb``, or ``name/name.ipynb`` as in nbgrader's courses.
+
+    Raises:
+        ValueError: there are none.
+    """
+    nested = [path for path in folder.glob("*/*.ipynb") if path.parent.name == path.stem]
+    found = {path.stem: path for path in sorted([*nested, *folder.glob("*.ipynb")])}
+    if not found:
+        raise ValueError(
+            f"there are no assignments in {folder.absolute()}: run this in the book's folder, "
+            "or name the folder of the source notebooks with --sources"
+        )
+    return found
+
+
 def choose_source(folder: Path, name: str | None) -> Path:
-    """The source notebook of an assignment: ``name.ipynb``, or ``name/name.ipynb`` as in nbgrader's courses.
+    """The source notebook of an assignment (see :func:`sources`).
 
     Raises:
         ValueError: there is none of that name, or several and no name was given.
     """
-    nested = [path for path in folder.glob("*/*.ipynb") if path.parent.name == path.stem]
-    sources = {path.stem: path for path in sorted([*nested, *folder.glob("*.ipynb")])}
-    if name is None and len(sources) == 1:
-        return next(iter(sources.values()))
-    if name not in sources:
-        raise ValueError(f"ASSIGNMENT={name or ''} is not one of: {', '.join(sorted(sources))}")
-    return sources[name]
+    found = sources(folder)
+    if name is None and len(found) == 1:
+        return next(iter(found.values()))
+    if name not in found:
+        asked = f"there is no assignment {name!r}" if name else "name one (ASSIGNMENT=… or --assignment …)"
+        raise ValueError(f"{asked}; the assignments are: {', '.join(sorted(found))}")
+    return found[name]

@@ -293,3 +293,36 @@ class TestACourseFolder:
         assert (course / "source/small/small.ipynb").read_bytes() == small_source.read_bytes()
         assert not (small_source.parent / "release").exists()
         assert grading.choose_source(course / "source", "small") == course / "source/small/small.ipynb"
+
+    def test_a_changed_source_in_the_course_is_kept_and_released(
+        self, small_source, tmp_path, monkeypatch, capsys
+    ):
+        course = tmp_path / "rnn"
+        book = ["release", "--sources", str(small_source.parent), "--course", str(course)]
+        monkeypatch.setattr("sys.argv", ["classroom", *book])
+        assert command.main() == 0
+        own = course / "source/small/small.ipynb"
+        own.write_text(own.read_text().replace("import numpy as np", "import numpy as np  # mine"))
+        assert command.main() == 0
+        assert f"kept and released: {own}" in capsys.readouterr().out
+        assert "# mine" in own.read_text()
+        assert "# mine" in (course / "release/small/small.ipynb").read_text()
+
+    def test_release_from_the_courses_own_folder(self, small_source, tmp_path, monkeypatch):
+        course = tmp_path / "rnn"
+        own = course / "source/small/small.ipynb"
+        own.parent.mkdir(parents=True)
+        own.write_bytes(small_source.read_bytes())
+        arguments = ["release", "--sources", str(course / "source"), "--course", str(course)]
+        monkeypatch.setattr("sys.argv", ["classroom", *arguments])
+        assert command.main() == 0
+        assert own.read_bytes() == small_source.read_bytes()
+        assert "still to be written" in (course / "release/small/small.ipynb").read_text()
+
+    def test_what_cannot_be_released_is_said_in_a_sentence(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("sys.argv", ["classroom", "release", "--sources", str(tmp_path)])
+        assert command.main() == 2
+        assert f"no assignments in {tmp_path}" in capsys.readouterr().err
+        students.write_source(tmp_path / "empty.ipynb", students.SMALL[:1])
+        assert command.main() == 2
+        assert "empty.ipynb asks nothing" in capsys.readouterr().err

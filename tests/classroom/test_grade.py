@@ -247,8 +247,16 @@ class TestRefusals:
         assert results[1].reasons == ["the grader failed (ZeroDivisionError)"]
 
     def test_an_unknown_assignment_is_named(self):
-        with pytest.raises(ValueError, match="ASSIGNMENT=02 is not one of: 01_vanilla_rnn"):
+        with pytest.raises(ValueError, match="no assignment '02'; the assignments are: 01_vanilla_rnn, 02"):
             grading.choose_source(students.SOURCES, "02")
+        with pytest.raises(
+            ValueError, match=r"name one \(ASSIGNMENT=.*; the assignments are: 01_vanilla_rnn"
+        ):
+            grading.choose_source(students.SOURCES, None)
+
+    def test_a_folder_without_assignments_is_named(self, tmp_path):
+        with pytest.raises(ValueError, match=f"no assignments in {tmp_path}.*--sources"):
+            grading.choose_source(tmp_path, "01_vanilla_rnn")
 
     def test_the_seed_is_the_teachers_alone_and_stays(self, tmp_path):
         seed = grading._seed(tmp_path)
