@@ -317,7 +317,7 @@ class TestTheHub:
             ),
             (
                 {"HUB_TEACHERS": "nobody", "HUB_GROUP": "nogroup", "HUB_PYTHON": "/bin/false"},
-                "HUB_PYTHON works for root only",
+                "rm -r .venv .venv-hub; make hub TEACHER=nobody PYTHON=/usr/bin/python3",
             ),
         ],
     )
@@ -368,6 +368,29 @@ class TestTheHub:
         assert done.returncode != 0
         assert "Autograde is off here" in done.stderr
         assert kept.exists()
+
+    def test_nobody_is_told_that_a_wrong_answer_passed(self, tmp_path):
+        """nbgrader's validate stops with a sentence: to it every check that raises nothing is a success."""
+        notebook = tmp_path / "one.ipynb"
+        notebook.write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
+        programs = Path(sys.executable).parent
+        done = subprocess.run(
+            [programs / "nbgrader", "validate", notebook],
+            cwd=tmp_path,
+            env={
+                "PATH": f"{programs}:/usr/bin:/bin",
+                "HOME": str(tmp_path),
+                "JUPYTER_CONFIG_PATH": os.pathsep.join([str(HUB / "student"), str(HUB / "everyone")]),
+                "JUPYTER_PLATFORM_DIRS": "1",
+                "CLASSROOM_COURSE": "rnn",
+                "CLASSROOM_EXCHANGE": str(tmp_path / "exchange"),
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert "Validate is off here" in done.stderr
+        assert "Success" not in done.stdout
 
     def test_the_locks_pin_everything_and_name_no_host(self):
         lines = (HUB / "requirements.lock").read_text(encoding="utf-8").splitlines()

@@ -93,9 +93,13 @@ for what, command in needed.items():
     except PermissionError:  # it cannot even be started
         works = False
     if not works:
+        true = Path(command[0]).resolve()
+        link = f"; it is a link to {true}" if str(true) != command[0] else ""
         stop(
-            f"{what} works for root only ({' '.join(command)} fails for {teachers[0]}): "
-            "put this checkout and its Python where all can read them, such as /opt."
+            f"{what} works for root only ({' '.join(command)} fails for {teachers[0]}{link}). "
+            "Put this checkout where all can read it, such as /opt, and make its environments with a Python "
+            "that all can read: "
+            f"rm -r .venv .venv-hub; make hub TEACHER={teachers[0]} PYTHON=/usr/bin/python3"
         )
 
 state.mkdir(parents=True, exist_ok=True)

@@ -164,6 +164,7 @@ class TestAClass:
             notebook = notebooks.submission(student.notebook(), answers)
             path.write_text(json.dumps(notebook), encoding="utf-8")
             student.open(f"{ASSIGNMENT}/{ASSIGNMENT}.ipynb")
+            expect(student.page.get_by_role("button", name="Validate")).to_have_count(0)
             cell = student.cell(TYPED)
             cell.scroll_into_view_if_needed()
             editor = cell.locator(".cm-content")
