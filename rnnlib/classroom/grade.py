@@ -194,6 +194,7 @@ class _Grader:
         finally:
             self.places.put(place)
         result.marks = marking.mark(self.sheets, run.public, run.hidden)
+        marking.follow_ons(result.marks, sources)
         result.errors = _cell_errors(run, [label for label, _ in rebuilt.cells])
         result.reasons = [*rebuilt.doubts, *([ENDS[run.end]] if run.end in ENDS else []), *rebuilt.notes]
         result.by_hand = {c.grade_id: rebuilt.written[c.grade_id] for c in self.assignment.cells if c.by_hand}
@@ -209,6 +210,8 @@ def _cell_errors(run: sandbox.Run, labels: Sequence[str]) -> list[str]:
         if cell is None or cell.ndim or cell.dtype.kind not in "iu" or not 0 <= int(cell) < len(labels):
             continue
         kind, words = (marking.words_of(message.get(key)) for key in ("error", "message"))
+        if kind == "ModuleNotFoundError":
+            words += f". {marking.CODES[kind]}"
         if kind != "NotImplementedError":
             errors.append(f"{labels[int(cell)]}: {kind}: {words}")
     return errors[:50]

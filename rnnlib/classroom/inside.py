@@ -167,7 +167,20 @@ def answer(
                 late = isinstance(error, OutOfTime)
                 channel.send(**at, error=type(error).__name__, message=describe(error))
             else:
-                channel.send(**at, **{f"output{i}": array for i, array in enumerate(result)})
+                arrays = {f"output{i}": array for i, array in enumerate(result)}
+                channel.send(**at, **arrays, changed=changed(values, [cases[k] for k in keys]))
+
+
+def changed(values: list[Any], before: list[np.ndarray]) -> np.ndarray:
+    """The numbers of the arguments that a call has changed in place."""
+    return np.array(
+        [
+            i
+            for i, (value, old) in enumerate(zip(values, before, strict=True))
+            if isinstance(value, np.ndarray) and (value.shape, value.tobytes()) != (old.shape, old.tobytes())
+        ],
+        dtype=np.int64,
+    )
 
 
 def describe(error: BaseException) -> str:

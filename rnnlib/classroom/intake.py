@@ -327,7 +327,7 @@ def rebuild(assignment: Assignment, cells: list[StudentCell]) -> Rebuilt:
             seen.add(_about(original)["grade_id"])
             continue
         target = _target(cell, release)
-        label = f"cell {number}" if target is None else f"answer {_about(target)['grade_id']}"
+        label = f"cell {number}" if target is None else f"answer {_name(target)}"
         if target is not None:
             answers.setdefault(_about(target)["grade_id"], []).append(cell.source)
         if cell.kind == "code":
@@ -360,6 +360,11 @@ def rebuild(assignment: Assignment, cells: list[StudentCell]) -> Rebuilt:
     return result
 
 
+def _name(cell: Mapping[str, Any]) -> str:
+    """The name of an answer cell as a student may know it."""
+    return str(_about(cell)["grade_id"]).removeprefix("answer-")
+
+
 def _about(cell: Mapping[str, Any]) -> Mapping[str, Any]:
     return cell["metadata"].get("nbgrader", {})
 
@@ -370,7 +375,7 @@ def _restored(cell: StudentCell, locked: list[Any], assignment: Assignment) -> A
     for original in locked:
         if cell.source.strip() == original["source"].strip():
             return original
-    if asked & _defined(cell.source):
+    if asked & defined(cell.source):
         return None
     return next((c for c in locked if cell.grade_id == _about(c)["grade_id"]), None) or next(
         (c for c in locked if cell.cell_id and cell.cell_id == c.get("id")), None
@@ -383,7 +388,7 @@ def _target(cell: StudentCell, release: list[Any]) -> Any:
     for test in (
         lambda c: cell.grade_id == _about(c)["grade_id"],
         lambda c: cell.cell_id and cell.cell_id == c.get("id"),
-        lambda c: cell.kind == "code" and _defined(c["source"]) & _defined(cell.source),
+        lambda c: cell.kind == "code" and defined(c["source"]) & defined(cell.source),
     ):
         for place in places:
             if test(place):
@@ -391,7 +396,8 @@ def _target(cell: StudentCell, release: list[Any]) -> Any:
     return None
 
 
-def _defined(source: str) -> set[str]:
+def defined(source: str) -> set[str]:
+    """The functions that a cell defines, read as text."""
     return {a or b for a, b in DEFINITION.findall(source)}
 
 

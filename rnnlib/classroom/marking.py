@@ -6,6 +6,8 @@ No sentence made here depends on a hidden value, beyond whether a criterion was 
 from __future__ import annotations
 
 import builtins
+import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from rnnlib.classroom.assignment import Assignment
+from rnnlib.classroom.intake import defined
 from rnnlib.classroom.questions import CASES, PUBLIC_SEED, Question, points_of
 from rnnlib.exercises import difference
 
 MAX_NUMBERS = 10_000  # of one output: the criteria of teachers may form products with it
 
 CODES = {
-    "missing": "There is no function of this name.",
+    "missing": "There is no function of this name: it was renamed or deleted, or its cell raised an error.",
     "none": "It returned None; is the return statement missing?",
     "count": "It did not return the expected number of results.",
     "kind": "It returned something that is not an array of numbers.",
@@ -139,6 +142,7 @@ def _mark(sheet: Sheet, said: Any, got: list[Any]) -> Mark:
                 result.points = points
                 break
         result.remarks += _explain(sheet, said, got)
+    result.remarks += _changed(sheet, said)
     return result
 
 
@@ -213,6 +217,36 @@ def _explain(sheet: Sheet, said: Any, got: list[Any]) -> list[str]:
     if any(message is None for message in got) and said is not None:
         remarks.append("The process ended before all hidden inputs were answered.")
     return remarks
+
+
+def _changed(sheet: Sheet, said: Any) -> list[str]:
+    """A word on arguments that the public call changed in place. It costs nothing, but often explains."""
+    places = None if said is None else said.get("changed")
+    if not isinstance(places, np.ndarray) or places.ndim != 1 or places.dtype.kind not in "iu":
+        return []
+    count = len(sheet.public)
+    names = [f"number {i + 1}" for i in range(count)]
+    if sheet.question.reference is not None:
+        parameters = inspect.signature(sheet.question.reference).parameters.values()
+        if len(parameters) == count and all(p.kind == p.POSITIONAL_OR_KEYWORD for p in parameters):
+            names = [p.name for p in parameters]
+    found = ", ".join(names[i] for i in range(count) if i in places)
+    return [f"It changes what it is given in place ({found}); work on a copy."] if found else []
+
+
+def follow_ons(marks: Sequence[Mark], sources: Sequence[str]) -> None:
+    """Add a remark where a function that lost points calls another one that did: it may be the same mistake.
+
+    Args:
+        marks: of one submission.
+        sources: of its cells. They are read as text; nothing is run.
+    """
+    lost = [mark for mark in marks if mark.points < mark.maximum]
+    for mark in lost:
+        text = "\n".join(source for source in sources if mark.call in defined(source))
+        used = [m.call for m in lost if m is not mark and re.search(rf"(?<!def )\b{m.call}\(", text)]
+        if used:
+            mark.remarks.append(f"It calls {' and '.join(used)}, where points were lost: mend that first.")
 
 
 def words_of(array: Any, limit: int = 300) -> str:

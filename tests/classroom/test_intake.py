@@ -184,7 +184,7 @@ def test_odd_types_are_refused_or_read(small, good, trial):
 def test_an_unchanged_notebook_gives_no_remark(small, good):
     result = rebuilt(small, students.as_bytes(good))
     assert (result.notes, result.doubts) == ([], [])
-    assert [label for label, _ in result.cells] == ["setup", "answer answer-double", "answer answer-scale"]
+    assert [label for label, _ in result.cells] == ["setup", "answer double", "answer scale"]
 
 
 def test_a_changed_locked_cell_is_restored_with_a_note(small, good):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rnnlib.classroom import exchange, marking, questions
+from rnnlib.classroom import exchange, inside, marking, questions
 from rnnlib.classroom.questions import ask
 from tests.classroom import students
 
@@ -87,6 +87,62 @@ class TestAgreement:
         said = {"question": np.array(0), "case": np.array(0), **answer, "output3": 2 * answer["output3"]}
         (remark, *_) = marking.mark([sheet], [said], [])[0].remarks
         assert remark.startswith("On the public example d_W_hh: the shape")
+
+
+class TestWhatAStudentReads:
+    """Beyond the marks: words for the usual accidents."""
+
+    def said(self, sheet, **more):
+        answer = {f"output{i}": array for i, array in enumerate(sheet.public_answer)}
+        return {"question": np.array(0), "case": np.array(0), **answer, **more}
+
+    @pytest.mark.parametrize(
+        ("places", "remark"),
+        [
+            ([], None),
+            ([1], "It changes what it is given in place (h_0); work on a copy."),
+            ([0, 4], "It changes what it is given in place (xs, b_h); work on a copy."),
+            ([7, -1], None),
+            ([[1]], None),
+            (["h_0"], None),
+            ([0.5], None),
+        ],
+    )
+    def test_an_argument_that_was_changed_is_named(self, chapter_1, places, remark):
+        (sheet,) = [s for s in marking.prepare(chapter_1, "s") if s.question.call == "hidden_sequence"]
+        (mark,) = marking.mark([sheet], [self.said(sheet, changed=np.array(places, dtype=None))], [])
+        assert [r for r in mark.remarks if "in place" in r] == ([remark] if remark else [])
+
+    def test_where_the_reference_does_not_name_it_the_number_does(self, chapter_1):
+        (sheet,) = [s for s in marking.prepare(chapter_1, "s") if s.question.call == "hiding_matrix"]
+        (mark,) = marking.mark([sheet], [self.said(sheet, changed=np.array([0]))], [])
+        assert "It changes what it is given in place (number 1); work on a copy." in mark.remarks
+
+    def test_the_students_process_sees_what_was_changed(self):
+        before = [np.arange(3.0), np.array(2.0), np.eye(2)]
+        values = [before[0].copy(), 2.0, before[2].copy()]
+        assert inside.changed(values, before).tolist() == []
+        values[0] += 1
+        values[2].resize(4, refcheck=False)
+        assert inside.changed(values, before).tolist() == [0, 2]
+
+    def test_a_mistake_that_is_passed_on_is_said_to_be(self):
+        def mark(call, points):
+            return marking.Mark(call, call, points, 4.0)
+
+        sources = [
+            "def step(x):\n    return x",
+            "def sequence(xs):\n    return [step(x) for x in xs]",
+            "def other(x):\n    return x  # no step\n\nlast = lambda x: sequence(step(x))",
+        ]
+        marks = [mark("step", 2.0), mark("sequence", 0.0), mark("other", 0.0), mark("last", 1.0)]
+        marking.follow_ons(marks, sources)
+        assert marks[0].remarks == []
+        assert marks[1].remarks == ["It calls step, where points were lost: mend that first."]
+        assert marks[3].remarks == ["It calls step and sequence, where points were lost: mend that first."]
+        marks = [mark("step", 4.0), mark("sequence", 0.0)]
+        marking.follow_ons(marks, sources)
+        assert marks[1].remarks == []
 
 
 class TestExchange:
