@@ -97,10 +97,17 @@ def grade(source: Path, submissions: Path, settings: Settings, quiet: bool = Fal
                 pool.shutdown(cancel_futures=True)
         results.sort(key=lambda result: result.student)
         if settings.part is None:
-            _write(out / f"{assignment.name}.csv", report.table_csv(assignment, results, settings.due))
-            _write(out / f"{assignment.name}.txt", report.table_text(assignment, results, settings.due))
             url = settings.database or f"sqlite:///{(out / 'gradebook.db').resolve()}"
             gradebook.record(url, assignment, results, settings.due)
+            copy = out / "source" / assignment.name / source.name
+            if not copy.exists():  # nbgrader's formgrader lists what stands here, and nothing else
+                _write(copy, source.read_text(encoding="utf-8"))
+            given = gradebook.by_hand(url, assignment)
+            for result in results:
+                grader.write_page(result, given.get(result.student, report.NOTHING))
+            table = report.table_csv(assignment, results, settings.due, given)
+            _write(out / f"{assignment.name}.csv", table)
+            _write(out / f"{assignment.name}.txt", report.table_text(assignment, results, settings.due))
     return results
 
 
@@ -180,9 +187,15 @@ class _Grader:
                 self._run(rebuilt, result)
                 copy = json.dumps(rebuilt.notebook, indent=1) + "\n"
                 _write(out / "autograded" / student / name / f"{name}.ipynb", copy)
-        _write(out / "feedback" / student / name / f"{name}.html", report.feedback(self.assignment, result))
+        self.write_page(result)
         _write(kept, json.dumps(asdict(result), indent=1))  # last: what has a result is done
         return result
+
+    def write_page(self, result: Result, given: report.ByHand = report.NOTHING) -> None:
+        """A student's page of feedback, with what was given by hand."""
+        name = self.assignment.name
+        page = report.feedback(self.assignment, result, given)
+        _write(self.settings.out / "feedback" / result.student / name / f"{name}.html", page)
 
     def _run(self, rebuilt: intake.Rebuilt, result: Result) -> None:
         sources = [source for _, source in rebuilt.cells]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SAWarning
 
 from rnnlib.classroom.assignment import Assignment
-from rnnlib.classroom.report import Result
+from rnnlib.classroom.report import ByHand, Result
 
 
 def _schema_version() -> str:
@@ -53,9 +54,40 @@ def record(url: str, assignment: Assignment, results: Iterable[Result], due: dat
     Raises:
         ValueError: the database, or the driver for it, is not there.
     """
+    with _reachable(url) as known:
+        _record(known, assignment, results, due)
+
+
+def by_hand(url: str, assignment: Assignment) -> dict[str, ByHand]:
+    """What teachers gave and wrote in the formgrader, by student.
+
+    Args:
+        url: of the database, as for :func:`record`.
+        assignment: what was marked.
+
+    Raises:
+        ValueError: the database, or the driver for it, is not there.
+    """
+    given: dict[str, ByHand] = {}
+    with _reachable(url) as known, Gradebook(known) as book:
+        for submission in book.assignment_submissions(assignment.name):
+            own = ByHand()
+            for notebook in submission.notebooks:
+                for grade in notebook.grades:
+                    if grade.manual_score is not None or grade.extra_credit:
+                        own.points[grade.name] = float(grade.score)
+                own.comments.update({c.name: c.manual_comment for c in notebook.comments if c.manual_comment})
+            if own.points or own.comments:
+                given[submission.student.id] = own
+    return given
+
+
+@contextmanager
+def _reachable(url: str) -> Iterator[str]:
+    """The address of a database; what keeps us from using it is said in a sentence."""
     known = make_url(address(url))
     try:
-        _record(known.render_as_string(hide_password=False), assignment, results, due)
+        yield known.render_as_string(hide_password=False)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise ValueError(
             f"DATABASE={known}: its driver is missing ({error}); "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -71,25 +71,62 @@ class Result:
         return cls(**stored | {"marks": marks})
 
 
-def table_csv(assignment: Assignment, results: Sequence[Result], due: datetime | None = None) -> str:
+@dataclass
+class ByHand:
+    """What a teacher gave one student in the formgrader, by ``grade_id``."""
+
+    points: dict[str, float] = field(default_factory=dict)
+    comments: dict[str, str] = field(default_factory=dict)
+
+
+NOTHING = ByHand()
+
+
+def total(assignment: Assignment, result: Result, given: ByHand) -> float | None:
+    """All points together, those by hand first; None while a written answer waits for them."""
+    points = 0.0
+    for cell in assignment.cells:
+        if cell.grade_id in given.points:
+            points += given.points[cell.grade_id]
+        elif cell.by_hand and result.by_hand.get(cell.grade_id):
+            return None
+        else:
+            points += result.cell_points(cell.grade_id)
+    return points
+
+
+def table_csv(
+    assignment: Assignment,
+    results: Sequence[Result],
+    due: datetime | None = None,
+    given: Mapping[str, ByHand] | None = None,
+) -> str:
     """The marks of a class. Holds nothing that changes from one run to the next, such as run times.
 
     Args:
         assignment: what was marked.
         results: one for each student.
         due: with it the table has two columns more: when each was handed in, and how many hours late.
+        given: by hand, by student.
     """
     asked = [cell.grade_id for cell in assignment.cells if not cell.by_hand]
     hand = [cell.grade_id for cell in assignment.cells if cell.by_hand]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     times = ["handed in", "hours late"] if due else []
+    written = [f"{grade_id} (by hand)" for grade_id in hand]
     writer.writerow(
-        ["student", "status", "points", "of", *times, *asked, *(f"{h} (by hand)" for h in hand), "remarks"]
+        ["student", "status", "points", "of", *times, *asked, *written, "total", "remarks"],
     )
     for result in sorted(results, key=lambda r: r.student):
+        own = (given or {}).get(result.student, NOTHING)
         cells = [f"{result.cell_points(grade_id):g}" for grade_id in asked]
-        waiting = ["to be marked" if result.by_hand.get(h) else "0" for h in hand]
+        waiting = [
+            f"{own.points[h]:g}" if h in own.points else "to be marked" if result.by_hand.get(h) else "0"
+            for h in hand
+        ]
+        all_points = total(assignment, result, own)
+        waiting.append("" if all_points is None else f"{all_points:g}")
         row = [result.student, result.status, f"{result.points:g}", f"{assignment.points:g}"]
         when = _times(result, due) if due else []
         writer.writerow([_plain(x) for x in [*row, *when, *cells, *waiting, "; ".join(result.reasons)]])
@@ -141,13 +178,23 @@ def _lateness(result: Result, due: datetime | None) -> list[str]:
     return [f"{max(hours, 0.1):.1f} hours late"] if hours else []
 
 
-def feedback(assignment: Assignment, result: Result) -> str:
+def feedback(assignment: Assignment, result: Result, given: ByHand = NOTHING) -> str:
     """A student's page. It needs no other file, runs no script, and says nothing of hidden values."""
     e = html.escape
+    maximum_of = {cell.grade_id: cell.points for cell in assignment.cells}
     body = [f"<p>{e(result.student)}: <strong>{result.points:g}</strong> of {assignment.points:g} points"]
     body.append(" from the automatic questions.</p>")
     if result.reasons:
         body.append("<ul>" + "".join(f"<li>{e(reason)}</li>" for reason in result.reasons) + "</ul>")
+    all_points = total(assignment, result, given)
+    if given.points and all_points is not None:
+        body.append(f"<p>All together: <strong>{all_points:g}</strong> of {sum(maximum_of.values()):g}.</p>")
+    for name, points in given.points.items():
+        if name not in result.by_hand:
+            body.append(f"<p>{e(name)}: your teacher gave {points:g} of {maximum_of.get(name, 0):g}.</p>")
+    for name, comment in given.comments.items():
+        if name not in result.by_hand:
+            body.append(f"<p>{e(name.removeprefix('answer-'))}: {e(comment)}</p>")
     for mark in result.marks:
         body.append(f"<h2><code>{e(mark.call)}</code>: {mark.points:g} of {mark.maximum:g}</h2><table>")
         for name, points, maximum in mark.lines:
@@ -155,9 +202,13 @@ def feedback(assignment: Assignment, result: Result) -> str:
             body.append(f"<tr><td>{e(name)}</td><td>{of}</td></tr>")
         body.append("</table>" + "".join(f"<p>{e(remark)}</p>" for remark in mark.remarks))
     for grade_id, written in result.by_hand.items():
-        body.append(
-            f"<h2>{e(grade_id)}</h2><p>{'Marked by hand.' if written else 'Nothing was written.'}</p>"
-        )
+        if grade_id in given.points:
+            body.append(f"<h2>{e(grade_id)}: {given.points[grade_id]:g} of {maximum_of[grade_id]:g}</h2>")
+        else:
+            state = "Your teacher marks this by hand." if written else "Nothing was written."
+            body.append(f"<h2>{e(grade_id)}</h2><p>{state}</p>")
+        if grade_id in given.comments:
+            body.append(f"<p>{e(given.comments[grade_id])}</p>")
     if result.errors:
         body.append("<h2>Cells that raised an error</h2>")
         body += [f"<pre>{e(error)}</pre>" for error in result.errors]

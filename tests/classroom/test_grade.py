@@ -48,9 +48,9 @@ class TestAClass:
         assert [r.points for r in results] == [5, 2, 5, 2, 5, 2, 0]
         assert [r.status for r in results] == [GRADED] * 6 + [REFUSED]
         lines = (out / "small.csv").read_text().splitlines()
-        assert lines[0] == "student,status,points,of,double,scale,proof (by hand),remarks"
-        assert lines[1] == "student00,graded,5,5,2,3,to be marked,"
-        assert lines[2] == "student01,graded,2,5,2,0,to be marked,"
+        assert lines[0] == "student,status,points,of,double,scale,proof (by hand),total,remarks"
+        assert lines[1] == "student00,graded,5,5,2,3,to be marked,,"
+        assert lines[2] == "student01,graded,2,5,2,0,to be marked,,"
         assert lines[7].startswith("torn,refused,0,5,0,0,0,")
         assert "7 submissions: 6 graded, 0 review, 1 refused" in (out / "small.txt").read_text()
         assert "2 of 2" in (out / "feedback/student01/small/small.html").read_text()
@@ -83,6 +83,45 @@ class TestAClass:
             assert book.find_submission("small", "student00").score == 5 + 3.5
             assert len(book.students) == 7
         assert not (out / "gradebook.db").exists()
+
+    def test_what_was_given_by_hand_comes_into_table_and_page(self, room, small_source, classroom, tmp_path):
+        out = tmp_path / "out"
+        grade(small_source, classroom, Settings(out), quiet=True)
+        page = out / "feedback/student00/small/small.html"
+        assert "Your teacher marks this by hand." in page.read_text()
+        with Gradebook(f"sqlite:///{out / 'gradebook.db'}") as book:
+            book.find_grade("proof", "small", "small", "student00").manual_score = 3.5
+            book.find_comment("proof", "small", "small", "student00").manual_comment = "Why <is> it linear?"
+            book.find_grade("scale", "small", "small", "student01").manual_score = 1
+            book.find_comment("answer-scale", "small", "small", "student01").manual_comment = "A slip."
+            book.db.commit()
+        grade(small_source, classroom, Settings(out), quiet=True)
+        lines = (out / "small.csv").read_text().splitlines()
+        assert lines[1] == "student00,graded,5,5,2,3,3.5,8.5,"
+        assert lines[2] == "student01,graded,2,5,2,0,to be marked,,", "its proof still waits"
+        text = page.read_text()
+        assert "<h2>proof: 3.5 of 4</h2><p>Why &lt;is&gt; it linear?</p>" in text.replace("\n", "")
+        assert "All together: <strong>8.5</strong> of 9." in text
+        other = (out / "feedback/student01/small/small.html").read_text()
+        assert "scale: your teacher gave 1 of 3." in other
+        assert "scale: A slip." in other
+        assert "All together" not in other
+
+    def test_the_formgrader_finds_the_assignment(self, room, small_source, classroom, tmp_path):
+        """It lists what has a source in the course's folder; a database alone does not do."""
+        from nbgrader.apps.api import NbGraderAPI
+        from nbgrader.coursedir import CourseDirectory
+
+        out = tmp_path / "out"
+        grade(small_source, classroom, Settings(out), quiet=True)
+        api = NbGraderAPI(CourseDirectory(root=str(out), db_url=f"sqlite:///{out / 'gradebook.db'}"))
+        assert api.get_source_assignments() == {"small"}
+        assert len(api.get_notebook_submissions("small", "small")) == 6
+        own = out / "source/small/small.ipynb"
+        assert own.read_bytes() == small_source.read_bytes()
+        own.write_text("mine")
+        grade(small_source, classroom, Settings(out), quiet=True)
+        assert own.read_text() == "mine"
 
     def test_nbgrader_exports_and_writes_feedback(self, room, small_source, classroom, tmp_path):
         """What teachers do next, with nbgrader's own commands."""
