@@ -119,6 +119,8 @@ def difference(
     if wrong.any():
         first = tuple(int(i) for i in np.argwhere(wrong)[0])
         worst = float(np.abs(array - target).max())
+        if array.ndim == 0:
+            return f"the number is off by {worst:.2g}."
         return (
             f"the shape {array.shape} is right, but {int(wrong.sum())} of {wrong.size} numbers differ, "
             f"first at index {first}, by up to {worst:.2g}."

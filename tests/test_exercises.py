@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rnnlib import vanilla
-from rnnlib.exercises import CASES, check, find_problem
+from rnnlib.exercises import CASES, check, difference, find_problem
 
 LABEL = "eq-vanilla-preactivation"
 
@@ -89,3 +89,9 @@ def test_an_unknown_label_lists_its_neighbours():
 def test_an_equation_of_more_than_arrays_is_refused_in_a_sentence(label):
     with pytest.raises(ValueError, match=f"{label} takes more than arrays"):
         check(label, right)
+
+
+def test_a_single_number_is_not_described_as_an_array():
+    told = difference(1.5, np.array(1.0), (None,))
+    assert told == "the number is off by 0.5."
+    assert difference(1.0, np.array(1.0), (None,)) is None

@@ -5,15 +5,17 @@ No sentence made here depends on a hidden value, beyond whether a criterion was 
 
 from __future__ import annotations
 
+import ast
 import builtins
-import inspect
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from rnnlib.classroom import hints
 from rnnlib.classroom.assignment import Assignment
 from rnnlib.classroom.intake import defined
 from rnnlib.classroom.questions import CASES, PUBLIC_SEED, Question, points_of
@@ -53,11 +55,13 @@ class Sheet:
 
     grade_id: str
     question: Question
+    names: list[str]  # of the arguments, as the student reads them
     public: tuple[Any, ...]
     public_answer: Outputs
     cases: list[tuple[Any, ...]]
     answers: list[Outputs]
     mistakes: dict[str, tuple[list[Outputs], float]]
+    slips: list[tuple[str, Outputs]]  # of the public case
 
 
 def prepare(assignment: Assignment, seed: str) -> list[Sheet]:
@@ -72,12 +76,29 @@ def prepare(assignment: Assignment, seed: str) -> list[Sheet]:
                 for sentence, (function, points) in question.mistakes.items()
             }
             answers = [question.right_answer(case) for case in cases]
+            right = question.right_answer(public)
+            names = _names(assignment, question.call, len(public))
+            slips = hints.slips(question.right_answer, public, names, right) if right else []
             sheets.append(
-                Sheet(
-                    cell.grade_id, question, public, question.right_answer(public), cases, answers, mistakes
-                )
+                Sheet(cell.grade_id, question, names, public, right, cases, answers, mistakes, slips)
             )
     return sheets
+
+
+def _names(assignment: Assignment, call: str, count: int) -> list[str]:
+    """The arguments of a function as the release names them, or by number."""
+    for cell in assignment.release["cells"]:
+        if cell["cell_type"] == "code" and call in defined(cell["source"]):
+            with suppress(SyntaxError):  # a cell with a magic command is no Python
+                for node in ast.walk(ast.parse(cell["source"])):
+                    if isinstance(node, ast.FunctionDef) and node.name == call:
+                        names = [argument.arg for argument in node.args.args]
+                        return names if len(names) == count else _numbered(count)
+    return _numbered(count)
+
+
+def _numbered(count: int) -> list[str]:
+    return [f"argument {i + 1}" for i in range(count)]
 
 
 def messages(sheets: Sequence[Sheet]) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
@@ -141,6 +162,8 @@ def _mark(sheet: Sheet, said: Any, got: list[Any]) -> Mark:
                 result.lines.append((sentence, points - result.points, 0.0))
                 result.points = points
                 break
+        else:
+            result.remarks += _hint(sheet, said)
         result.remarks += _explain(sheet, said, got)
     result.remarks += _changed(sheet, said)
     return result
@@ -219,18 +242,28 @@ def _explain(sheet: Sheet, said: Any, got: list[Any]) -> list[str]:
     return remarks
 
 
+def _hint(sheet: Sheet, said: Any) -> list[str]:
+    """A word where the public answer is wrong in a usual way that the author has not listed."""
+    answer = _outputs(said, len(sheet.question.outputs))
+    if answer is None or not sheet.public_answer or all(map(agrees, answer, sheet.public_answer)):
+        return []
+    for sentence, wrong in sheet.slips:
+        if all(map(agrees, answer, wrong)):
+            return [sentence]
+    found = [
+        hints.turn(name, given, wanted, agrees)
+        for name, given, wanted in zip(sheet.question.outputs, answer, sheet.public_answer, strict=True)
+        if not agrees(given, wanted)
+    ]
+    return [sentence for sentence in found if sentence]
+
+
 def _changed(sheet: Sheet, said: Any) -> list[str]:
     """A word on arguments that the public call changed in place. It costs nothing, but often explains."""
     places = None if said is None else said.get("changed")
     if not isinstance(places, np.ndarray) or places.ndim != 1 or places.dtype.kind not in "iu":
         return []
-    count = len(sheet.public)
-    names = [f"number {i + 1}" for i in range(count)]
-    if sheet.question.reference is not None:
-        parameters = inspect.signature(sheet.question.reference).parameters.values()
-        if len(parameters) == count and all(p.kind == p.POSITIONAL_OR_KEYWORD for p in parameters):
-            names = [p.name for p in parameters]
-    found = ", ".join(names[i] for i in range(count) if i in places)
+    found = ", ".join(name for i, name in enumerate(sheet.names) if i in places)
     return [f"It changes what it is given in place ({found}); work on a copy."] if found else []
 
 

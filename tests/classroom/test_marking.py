@@ -89,6 +89,14 @@ class TestAgreement:
         assert remark.startswith("On the public example d_W_hh: the shape")
 
 
+def sequence(xs, h_0, W_xh, W_hh, b_h):
+    h_t, hs = h_0, []
+    for x_t in xs:
+        h_t = np.tanh(h_t @ W_hh.T + x_t @ W_xh.T + b_h)
+        hs.append(h_t)
+    return np.stack(hs)
+
+
 class TestWhatAStudentReads:
     """Beyond the marks: words for the usual accidents."""
 
@@ -113,10 +121,73 @@ class TestWhatAStudentReads:
         (mark,) = marking.mark([sheet], [self.said(sheet, changed=np.array(places, dtype=None))], [])
         assert [r for r in mark.remarks if "in place" in r] == ([remark] if remark else [])
 
-    def test_where_the_reference_does_not_name_it_the_number_does(self, chapter_1):
-        (sheet,) = [s for s in marking.prepare(chapter_1, "s") if s.question.call == "hiding_matrix"]
-        (mark,) = marking.mark([sheet], [self.said(sheet, changed=np.array([0]))], [])
-        assert "It changes what it is given in place (number 1); work on a copy." in mark.remarks
+    def test_arguments_are_named_as_in_the_release(self, chapter_1):
+        sheets = {s.question.call: s for s in marking.prepare(chapter_1, "s")}
+        assert sheets["preactivation"].names == ["x_t", "h_prev", "W_xh", "W_hh", "b_h"]
+        assert sheets["plotted_states"].names == ["hs"]
+        assert marking._names(chapter_1, "preactivation", 2) == ["argument 1", "argument 2"]
+        assert marking._names(chapter_1, "no_such", 1) == ["argument 1"]
+
+    @pytest.mark.parametrize(
+        ("call", "wrong", "remark"),
+        [
+            (
+                "preactivation",
+                lambda x_t, h_prev, W_xh, W_hh, b_h: h_prev @ W_hh + x_t @ W_xh.T + b_h,
+                "These are the numbers that would come out if W_hh were transposed.",
+            ),
+            (
+                "preactivation",
+                lambda x_t, h_prev, W_xh, W_hh, b_h: h_prev @ W_hh.T + x_t @ W_xh.T,
+                "These are the numbers that would come out if b_h were zero (is it used?).",
+            ),
+            (
+                "preactivation",
+                lambda x_t, h_prev, W_xh, W_hh, b_h: (h_prev @ W_hh.T + x_t @ W_xh.T + b_h).T,
+                "It is the transpose of what is asked for.",
+            ),
+            ("preactivation", lambda x_t, h_prev, W_xh, W_hh, b_h: h_prev * 3, None),
+            (
+                "hidden_sequence",
+                lambda xs, *more: sequence([xs[t - 1] for t in range(len(xs))], *more),
+                "These are the numbers that would come out if xs were read one step early, "
+                "as xs[t - 1] for xs[t].",
+            ),
+            (
+                "hidden_sequence",
+                lambda xs, h_0, *more: np.concatenate([h_0[None], sequence(xs, h_0, *more)]),
+                "It begins one step too early: drop its first entry.",
+            ),
+            ("hidden_sequence", lambda *a: sequence(*a)[1:], "It lacks its first entry."),
+            ("hidden_sequence", lambda *a: sequence(*a)[:-1], "It lacks its last entry."),
+            ("hidden_sequence", lambda *a: sequence(*a)[::-1], "It is right, but in the opposite order."),
+            (
+                "hidden_sequence",
+                lambda xs, h_0, *more: np.concatenate([h_0[None], sequence(xs, h_0, *more)])[:-1],
+                "It comes one step too late.",
+            ),
+            ("hidden_sequence", lambda *a: np.roll(sequence(*a), -1, 0), "It comes one step too early."),
+            ("hidden_sequence", lambda *a: -sequence(*a), "It has the wrong sign."),
+        ],
+    )
+    def test_a_usual_mistake_that_nobody_listed_is_recognised(self, chapter_1, call, wrong, remark):
+        (sheet,) = [s for s in marking.prepare(chapter_1, "s") if s.question.call == call]
+        said = self.said(sheet, output0=wrong(*sheet.public))
+        (mark,) = marking.mark([sheet], [said], [])
+        hints = [r for r in mark.remarks if not r.startswith(("On the public", "The process"))]
+        assert hints == ([remark] if remark else [])
+
+    def test_an_answer_of_another_kind_gets_no_word(self, chapter_1):
+        (sheet,) = [s for s in marking.prepare(chapter_1, "s") if s.question.call == "hidden_sequence"]
+        right = sheet.public_answer[0]
+        for odd in (right > 0, right + 1j, np.array("words"), np.zeros(0), right[None], np.array(1.0)):
+            (mark,) = marking.mark([sheet], [self.said(sheet, output0=odd)], [])
+            assert all(r.startswith(("On the public", "The process", "It returned")) for r in mark.remarks)
+
+    def test_a_right_answer_gets_no_word(self, chapter_1):
+        for sheet in marking.prepare(chapter_1, "s"):
+            (mark,) = marking.mark([sheet], [self.said(sheet)], [])
+            assert mark.remarks == ["The process ended before all hidden inputs were answered."]
 
     def test_the_students_process_sees_what_was_changed(self):
         before = [np.arange(3.0), np.array(2.0), np.eye(2)]
