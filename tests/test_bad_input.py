@@ -39,7 +39,18 @@ from rnnlib import (
     tasks,
     vanilla,
 )
-from rnnlib.backend import annotations_of, is_array, shape_of, terms_of
+from rnnlib.backend import (
+    Array,
+    annotations_of,
+    check_number,
+    check_sequence,
+    is_array,
+    rules_of,
+    shape_of,
+    terms_of,
+)
+from rnnlib.bptt import Network
+from rnnlib.cell import Cell, ForwardCell, replace_unchecked
 from rnnlib.unroll import Trajectory, last_state, mask_from_lengths, unroll
 from tests import test_equations as given
 
@@ -653,3 +664,65 @@ OTHERS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
 def test_a_record_or_function_without_an_equation_names_every_wrong_argument(function, arguments):
     found = complaints(function, arguments)
     assert not found, "\n".join(found)
+
+
+# --- methods, and the rules themselves ---------------------------------------------------------
+
+
+def test_a_network_takes_no_trajectory_of_another_kind():
+    cell, stack = a_cell(), deep.Stack((a_cell(),))
+    both = bidirectional.Bidirectional((cell, a_cell()))
+    for network, other in ((stack, cell), (stack, both), (both, cell), (both, stack)):
+        trajectory, name = bptt.forward(other, XS), type(network).__name__
+        expected = f"{name}: trajectory is a {type(trajectory).__name__}, expected a {name}Trajectory"
+        with pytest.raises(TypeError, match=expected):
+            bptt.backward(network, trajectory, np.ones(trajectory.hs.shape))
+
+
+def test_a_step_of_an_optimiser_names_the_array_of_another_shape():
+    adam, cell = optim.Adam(), a_cell()
+    state = adam.initial(cell)
+    wrong = dataclasses.asdict(cell) | {"W_hh": np.ones((1, 3, 3))}
+    gradient = replace_unchecked(cell, **wrong)
+    expected = r"Adam.step: gradients.W_hh has shape \(1, 3, 3\), expected \(3, 3\) set by parameters.W_hh"
+    with pytest.raises(ValueError, match=expected):
+        adam.step(cell, gradient, state)
+
+
+def test_a_rule_is_read_from_an_annotation():
+    def of(annotation: Any, value: Any) -> str | None:
+        try:
+            for rule in rules_of(annotation):
+                rule("f", "x", value)
+        except (TypeError, ValueError) as error:
+            return str(error)
+        return None
+
+    assert rules_of(int) == rules_of(str) == rules_of(Annotated[Array, "B H"]) == ()
+    assert of(Annotated[float, check_number], 1.0) is None
+    assert of(Annotated[float, check_number], -1.0) == "f: x is -1.0, expected a finite number above 0"
+    assert of(bool, True) is None
+    assert of(bool, 1) == "f: x is 1, expected True or False"
+    machine = speed.Machine(1.0, 1.0, 1.0)
+    assert of(speed.Machine, machine) is None
+    assert of(speed.Machine, speed.Machine) == "f: x is a type, expected a Machine"
+    assert of(Cell, a_cell()) is None
+    assert of(Cell, OneWay()) == "f: x is a OneWay, expected a Cell"
+    assert of(ForwardCell, OneWay()) is None
+    assert of(Cell | Network, deep.Stack((a_cell(),))) is None
+    assert of(Cell | Network, machine) == "f: x is a Machine, expected a Cell or a Network"
+
+
+@pytest.mark.parametrize(
+    "x", [[3, 1], (3, 1), np.array([3, 1]), torch.tensor([3, 1]), list(np.array([3, 1]))]
+)
+def test_a_sequence_gives_pythons_own_numbers(x):
+    entries = check_sequence("f", "x", x, "two numbers")
+    assert entries == [3, 1]
+    assert [type(n) for n in entries] == [int, int]
+
+
+@pytest.mark.parametrize("x", ["31", {3: 1}, {3, 1}, 3, None, np.array(3), torch.tensor(3), iter([3, 1])])
+def test_what_is_no_sequence_is_refused(x):
+    with pytest.raises(TypeError, match=f"^f: x is a {type(x).__name__}, expected two numbers$"):
+        check_sequence("f", "x", x, "two numbers")
