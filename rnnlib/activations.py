@@ -24,8 +24,8 @@ def check_activation(where: str, name: str, value: Any) -> None:
     check_choice(where, name, value, ACTIVATIONS)
 
 
+# What the signature of a checked function says of an argument that must be one of ACTIVATIONS.
 Activation: TypeAlias = Annotated[str, check_activation]
-"""What the signature of a checked function says of an argument that must be one of :data:`ACTIVATIONS`."""
 
 STEEPEST = {"tanh": 1.0, "logistic": 0.25, "relu": 1.0, "identity": 1.0}
 """The largest slope of each activation, by name."""

@@ -507,7 +507,7 @@ def _entries(name: str, value: Any, annotation: Any) -> Iterator[Entry]:
 
 
 Rule: TypeAlias = Callable[[str, str, Any], Any]
-"""A check of one argument, such as :func:`check_number`: called with what the caller is called in the
+"""A check of one argument, such as :func:`check_number`, called with what the caller is called in the
 message, the name and the value."""
 
 

@@ -471,7 +471,7 @@ class NetworkTrajectory(Protocol):
 
     @property
     def initial(self) -> Any:
-        """The state before the first step: a tuple of the states of its parts."""
+        """The state before the first step, a tuple of the states of its parts."""
 
     @property
     def final(self) -> Any:
