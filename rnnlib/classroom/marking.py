@@ -26,7 +26,7 @@ MAX_NUMBERS = 10_000  # of one output: the criteria of teachers may form product
 CODES = {
     "missing": "There is no function of this name: it was renamed or deleted, or its cell raised an error.",
     "none": "It returned None; is the return statement missing?",
-    "count": "It did not return the expected number of results.",
+    "count": "It did not return {count} results: {names}.",
     "kind": "It returned something that is not an array of numbers.",
     "large": "It returned far more numbers than expected.",
     "NotImplementedError": "It is still to be written.",
@@ -217,7 +217,8 @@ def _explain(sheet: Sheet, said: Any, got: list[Any]) -> list[str]:
     elif "error" in said:
         code = words_of(said["error"])
         remarks.append(
-            CODES.get(code) or f"On the public example it raised {code}: {words_of(said.get('message'))}"
+            _said(question, code)
+            or f"On the public example it raised {code}: {words_of(said.get('message'))}"
         )
     elif sheet.public_answer:
         answer = _outputs(said, len(question.outputs))
@@ -234,12 +235,18 @@ def _explain(sheet: Sheet, said: Any, got: list[Any]) -> list[str]:
     kinds = {words_of(message["error"]) for message in got if message is not None and "error" in message}
     for kind in sorted(kinds):
         known = isinstance(getattr(builtins, kind, None), type)
-        words = CODES.get(kind) or f"On hidden inputs it raised {kind if known else 'an error'}."
+        words = _said(question, kind) or f"On hidden inputs it raised {kind if known else 'an error'}."
         if words not in remarks:
             remarks.append(words)
     if any(message is None for message in got) and said is not None:
         remarks.append("The process ended before all hidden inputs were answered.")
     return remarks
+
+
+def _said(question: Question, code: str) -> str | None:
+    """The words of a code."""
+    words = CODES.get(code)
+    return words and words.format(count=len(question.outputs), names=", ".join(question.outputs))
 
 
 def _hint(sheet: Sheet, said: Any) -> list[str]:

@@ -184,6 +184,13 @@ class TestWhatAStudentReads:
             (mark,) = marking.mark([sheet], [self.said(sheet, output0=odd)], [])
             assert all(r.startswith(("On the public", "The process", "It returned")) for r in mark.remarks)
 
+    def test_how_many_results_are_missing(self, chapter_1):
+        (sheet,) = [s for s in marking.prepare(chapter_1, "s") if s.question.call == "overfit"]
+        said = {"question": np.array(0), "case": np.array(0), "error": np.array("count")}
+        (mark,) = marking.mark([sheet], [said], [said])
+        assert mark.remarks[0] == "It did not return 2 results: W_hy, b_y."
+        assert not any("It did not" in remark for remark in mark.remarks[1:]), "once is enough"
+
     def test_a_right_answer_gets_no_word(self, chapter_1):
         for sheet in marking.prepare(chapter_1, "s"):
             (mark,) = marking.mark([sheet], [self.said(sheet)], [])
