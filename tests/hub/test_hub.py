@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import pwd
@@ -21,6 +22,7 @@ from tests.hub.conftest import SHOTS, Hub
 
 ASSIGNMENT = "01_vanilla_rnn"
 PATIENCE = 180_000  # milliseconds; servers of several users start on what may be two busy cores
+COMMENT = "Say why tanh contracts."
 TYPED = "answer-preactivation"  # the answer that students write in the browser
 CHECKED = "preactivation"  # the check below it
 
@@ -246,9 +248,29 @@ class TestAClass:
         first = page.locator("tr", has_text=hub.students[0]).first
         expect(first).to_contain_text(f"{best.points:g} / {whole:g}")  # the proof waits for a person
         page.screenshot(path=SHOTS / "7_formgrader.png")
+        page.goto(f"{hub.address}/user/{teacher.name}/formgrader/gradebook/{ASSIGNMENT}/{ASSIGNMENT}")
+        page.get_by_text("Submission #1").first.click()
+        proof = page.locator("input.score").last
+        proof.wait_for()
+        proof.fill("3")
+        comment = page.locator("textarea.comment").last
+        with page.expect_response(lambda r: "/api/comment/" in r.url and r.request.method == "PUT"):
+            comment.fill(COMMENT)
+            comment.blur()
         page.close()
 
+    def test_what_was_given_by_hand_goes_back(self, hub, people):
+        teacher = people[0]
+        teacher.terminal(
+            f"classroom grade ~/rnn/submitted --assignment {ASSIGNMENT} --sources ~/rnn/source --out ~/rnn"
+        )
+        teacher.terminal(f"nbgrader release_feedback {ASSIGNMENT}")
+        table = (teacher.home / "rnn" / f"{ASSIGNMENT}.csv").read_text(encoding="utf-8")
+        rows = list(csv.DictReader(table.splitlines()))
+        assert [row["proof (by hand)"] for row in rows].count("3") == 1
+
     def test_students_read_their_feedback_and_nobody_elses(self, hub, people):
+        commented = 0
         for number, student in enumerate(people[1:]):
             student.page.goto(f"{hub.address}/user/{student.name}/lab")
             student.page.wait_for_selector("#jupyterlab-splash", state="detached")
@@ -260,6 +282,7 @@ class TestAClass:
             assert [p.name for p in pages] == [f"{ASSIGNMENT}.html"]
             text = pages[0].read_text(encoding="utf-8")
             assert student.name in text
+            commented += COMMENT in text
             assert not any(name in text for name in hub.students if name != student.name)
             if number == 1:
                 student.shot("8_student_fetches_feedback")
@@ -268,6 +291,7 @@ class TestAClass:
                 shown = student.page.frame_locator(".jp-HTMLViewer iframe")
                 expect(shown.get_by_text("from the automatic questions")).to_be_visible(timeout=PATIENCE)
                 student.shot("9_student_reads_it")
+        assert commented == 1, "of the teacher's one comment"
 
     def test_what_a_user_costs_is_measured(self, hub, people):
         """Memory of each server and kernel, by its user; printed for the teacher's guide."""
