@@ -218,6 +218,9 @@ class TestWhatAStudentReads:
         assert marks[0].remarks == []
         assert marks[1].remarks == ["It calls step, where points were lost: mend that first."]
         assert marks[3].remarks == ["It calls step and sequence, where points were lost: mend that first."]
+        marks = [mark("power", 0.0)]
+        marking.follow_ons(marks, ["def power(W, n):\n    return W @ power(W, n - 1) if n else W"])
+        assert marks[0].remarks == [], "a function that calls itself"
         marks = [mark("step", 4.0), mark("sequence", 0.0)]
         marking.follow_ons(marks, sources)
         assert marks[1].remarks == []
