@@ -528,10 +528,10 @@ def rules_of(annotation: Any) -> tuple[Rule, ...]:
 
 
 @functools.cache
-def _rules_within(owner: Callable[..., Any]) -> dict[str, tuple[Rule, ...]]:
-    """The rules of those arguments of a function, or fields of a record, that have any."""
-    found = {name: rules_of(annotation) for name, annotation in annotations_of(owner).items()}
-    return {name: rules for name, rules in found.items() if rules and name != "return"}
+def _rules_within(owner: Callable[..., Any]) -> tuple[tuple[str, Rule], ...]:
+    """The arguments of a function, or fields of a record, each with a rule of its annotation."""
+    declared = annotations_of(owner).items()
+    return tuple((name, rule) for name, a in declared if name != "return" for rule in rules_of(a))
 
 
 def is_protocol(kind: Any) -> bool:
@@ -598,8 +598,8 @@ def checked(function: Callable[P, R]) -> Checked[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         where, annotations = function.__name__, annotations_of(function)
         bound = signature.bind(*args, **kwargs)
-        for name, rules in _rules_within(function).items():
-            for rule in rules if name in bound.arguments else ():
+        for name, rule in _rules_within(function):
+            if name in bound.arguments:
                 rule(where, name, bound.arguments[name])
         check_arrays(
             where,
@@ -652,9 +652,8 @@ def check_record(record: Any) -> dict[str, int]:
     ``__post_init__``, so that a record that exists is a record that fits.
     """
     name = type(record).__name__
-    for field, rules in _rules_within(type(record)).items():  # type: ignore[arg-type]
-        for rule in rules:
-            rule(name, field, getattr(record, field))
+    for field, rule in _rules_within(type(record)):  # type: ignore[arg-type]
+        rule(name, field, getattr(record, field))
     return check_arrays(
         name,
         [

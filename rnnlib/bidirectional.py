@@ -59,7 +59,6 @@ def _check_lengths(where: str, arguments: dict[str, Any]) -> None:
 
 
 @implements("eq-bidirectional-reverse")
-@checked_with(_check_lengths)
 def reverse(xs: Annotated[Array, "T B F"], lengths: Any = None) -> Annotated[Array, "T B F"]:
     """Every sequence from its own end to its beginning (:eq:`eq-bidirectional-reverse`).
 

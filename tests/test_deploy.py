@@ -296,6 +296,26 @@ class TestTheImage:
         assert "bubblewrap" in said
 
 
+def nbgrader(role: str, home: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """What nbgrader says on the hub, to a teacher or to a student."""
+    programs = Path(sys.executable).parent
+    return subprocess.run(
+        [programs / "nbgrader", *command],
+        cwd=home,
+        env={
+            "PATH": f"{programs}:/usr/bin:/bin",
+            "HOME": str(home),
+            "JUPYTER_CONFIG_PATH": os.pathsep.join([str(HUB / role), str(HUB / "everyone")]),
+            "JUPYTER_PLATFORM_DIRS": "1",
+            "CLASSROOM_COURSE": "rnn",
+            "CLASSROOM_EXCHANGE": str(home / "exchange"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
 class TestTheHub:
     def test_every_setting_is_explained(self):
         text = (HUB / "jupyterhub_config.py").read_text(encoding="utf-8")
@@ -348,23 +368,7 @@ class TestTheHub:
         for path in (submitted / "one.ipynb", kept, tmp_path / "rnn" / "source" / "one" / "one.ipynb"):
             path.parent.mkdir(parents=True)
             path.write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
-        programs = Path(sys.executable).parent
-        environment = {
-            "PATH": f"{programs}:/usr/bin:/bin",
-            "HOME": str(tmp_path),
-            "JUPYTER_CONFIG_PATH": os.pathsep.join([str(HUB / "teacher"), str(HUB / "everyone")]),
-            "JUPYTER_PLATFORM_DIRS": "1",
-            "CLASSROOM_COURSE": "rnn",
-            "CLASSROOM_EXCHANGE": str(tmp_path / "exchange"),
-        }
-        done = subprocess.run(
-            [programs / "nbgrader", "autograde", "one", "--force", "--create"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        done = nbgrader("teacher", tmp_path, "autograde", "one", "--force", "--create")
         assert done.returncode != 0
         assert "Autograde is off here" in done.stderr
         assert kept.exists()
@@ -373,22 +377,7 @@ class TestTheHub:
         """nbgrader's validate stops with a sentence: to it every check that raises nothing is a success."""
         notebook = tmp_path / "one.ipynb"
         notebook.write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
-        programs = Path(sys.executable).parent
-        done = subprocess.run(
-            [programs / "nbgrader", "validate", notebook],
-            cwd=tmp_path,
-            env={
-                "PATH": f"{programs}:/usr/bin:/bin",
-                "HOME": str(tmp_path),
-                "JUPYTER_CONFIG_PATH": os.pathsep.join([str(HUB / "student"), str(HUB / "everyone")]),
-                "JUPYTER_PLATFORM_DIRS": "1",
-                "CLASSROOM_COURSE": "rnn",
-                "CLASSROOM_EXCHANGE": str(tmp_path / "exchange"),
-            },
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        done = nbgrader("student", tmp_path, "validate", str(notebook))
         assert "Validate is off here" in done.stderr
         assert "Success" not in done.stdout
 
