@@ -2,10 +2,11 @@
 
     python experiments/memory.py
 
-One sequence of T steps through 64 inputs and 64 hidden units in float32, T up to a million, in three ways:
+One sequence of T steps through 64 inputs and 64 hidden units in float32, T up to a million, in four ways:
 
 - ``full``: :func:`rnnlib.unroll.unroll`, then :func:`rnnlib.bptt.bptt`;
 - ``checkpointed``: :func:`rnnlib.bptt.checkpointed_bptt` in segments of 4096 steps;
+- ``outputs kept``: the same, with the hidden states of all steps kept (``keep_outputs``);
 - ``truncated``: windows of 4096 steps, each with its own way back, as a stream is trained.
 
 Memory is what NumPy holds at most, as ``tracemalloc`` counts it, with the inputs and the gradient of the
@@ -44,7 +45,7 @@ def lstm_cell(rng: np.random.Generator) -> LSTMCell:
 
 
 def methods(cell: Any, xs: np.ndarray, d_hs: np.ndarray) -> dict[str, Callable[[], Any]]:
-    """The three ways, ready to run."""
+    """The four ways, ready to run."""
 
     def truncated() -> list[np.ndarray]:
         state, d_xs = None, []
@@ -57,6 +58,7 @@ def methods(cell: Any, xs: np.ndarray, d_hs: np.ndarray) -> dict[str, Callable[[
     return {
         "full": lambda: bptt(cell, unroll(cell, xs), d_hs),
         "checkpointed": lambda: checkpointed_bptt(cell, xs, d_hs, segment=SEGMENT),
+        "outputs kept": lambda: checkpointed_bptt(cell, xs, d_hs, segment=SEGMENT, keep_outputs=True),
         "truncated": truncated,
     }
 

@@ -422,6 +422,7 @@ class Bidirectional:
         dropout_masks: Any,
         segment: int,
         d_final: Any,
+        keep_outputs: bool,
     ) -> Gradients:
         """Each direction checkpointed by itself (see :func:`rnnlib.bptt.checkpointed_bptt`)."""
         check_dropout(self, dropout_masks, xs)
@@ -432,8 +433,9 @@ class Bidirectional:
             )
         d_h_rightward, d_h_leftward = self._merge_backward(loss_gradient)
         starts, ends, against_time = _pair("initial", initial), _pair("d_final", d_final), reverse.unchecked
+        how: dict[str, Any] = {"segment": segment, "keep_outputs": keep_outputs}
         rightward = checkpointed_bptt(
-            self.directions[0], xs, d_h_rightward, starts[0], lengths, segment=segment, d_final=ends[0]
+            self.directions[0], xs, d_h_rightward, starts[0], lengths, d_final=ends[0], **how
         )
         back = checkpointed_bptt(
             self.directions[1],
@@ -441,8 +443,8 @@ class Bidirectional:
             against_time(d_h_leftward, lengths),
             starts[1],
             lengths,
-            segment=segment,
             d_final=ends[1],
+            **how,
         )
         back = dataclasses.replace(back, d_xs=reverse_backward.unchecked(back.d_xs, lengths))
         return self._joined(rightward, back)

@@ -45,8 +45,10 @@ from rnnlib.unroll import (
     Trajectory,
     as_state,
     check_trajectory,
-    last_state,
+    has_engine,
+    hidden_states,
     unroll,
+    unroll_again,
     whole_lengths,
 )
 
@@ -520,6 +522,7 @@ class Network(Protocol):
         dropout_masks: Any,
         segment: int,
         d_final: Any,
+        keep_outputs: bool,
     ) -> Gradients:
         """The gradients; called by :func:`checkpointed_bptt` if not causal."""
 
@@ -691,15 +694,22 @@ class _Inputs:
             masks = tuple(m[..., b : b + 1, :] for m in masks)
         return _Inputs(self.xs[:, b : b + 1], lengths, masks)
 
-    def run(self, network: Cell | Network, state: Any) -> Any:
-        """The network on them, from a state."""
+    def run(self, network: Cell | Network, state: Any, hs: Array | None = None) -> Any:
+        """The network on them, from a state; where :meth:`has_engine`, its hidden states may be known."""
+        if hs is not None:
+            return unroll_again(cast(Cell, network), self.xs, hs, state)
         return forward(network, self.xs, state, self.lengths, self.dropout_masks)
 
-    def end(self, network: Cell | Network, state: Any) -> Any:
-        """The network's state after them, from a state before them."""
+    def has_engine(self, network: Cell | Network) -> bool:
+        """Whether it is the engine that runs them."""
+        return self.lengths is None and not hasattr(network, "forward") and has_engine(network, self.xs)
+
+    def outputs(self, network: Cell | Network, state: Any) -> tuple[Array, Any]:
+        """The network's hidden states, and its state after them, from a state before them."""
         if self.lengths is None and not hasattr(network, "forward"):
-            return last_state(network, self.xs, state)
-        return self.run(network, state).final
+            return hidden_states(network, self.xs, state)
+        trajectory = self.run(network, state)
+        return trajectory.hs, trajectory.final
 
 
 # --- truncated ----------------------------------------------------------------------------------
@@ -793,6 +803,7 @@ def checkpointed_bptt(
     dropout_masks: Any = None,
     segment: int | None = None,
     d_final: Any = None,
+    keep_outputs: bool = False,
 ) -> Gradients:
     """Backpropagation that forgets and computes again (:eq:`eq-bptt-checkpoint`; Chen et al. 2016).
 
@@ -817,6 +828,10 @@ def checkpointed_bptt(
         dropout_masks: see :func:`forward`.
         segment: the number of steps in a segment, at least 1; ⌈√T⌉ if None.
         d_final: ∂L/∂(final state); zeros where None.
+        keep_outputs: whether to keep the hidden states of all steps as well, T · B · H numbers more. Then
+            the second run of a segment does all its steps at once
+            (:func:`rnnlib.unroll.unroll_again`). Where :mod:`rnnlib.engine` does not run the
+            network's cells, and with ``lengths``, it changes nothing.
 
     Returns:
         The :class:`Gradients`.
@@ -830,18 +845,24 @@ def checkpointed_bptt(
     _check_loss_gradient("checkpointed_bptt", loss_gradient, network, xs)
     if not is_causal(network):
         both_ends: Any = network
-        return both_ends.checkpointed(xs, loss_gradient, initial, lengths, dropout_masks, k, d_final)
+        return both_ends.checkpointed(
+            xs, loss_gradient, initial, lengths, dropout_masks, k, d_final, keep_outputs
+        )
 
     inputs = _Inputs.of("checkpointed_bptt", network, xs, lengths, dropout_masks)
-    states = [initial]  # in front of every segment
+    keep_outputs = keep_outputs and inputs.steps(0, min(k, T)).has_engine(network)
+    states, kept, hs = [initial], [], None  # the state in front of every segment; the hidden states in it
     for start in range(0, T - k, k):
-        states.append(inputs.steps(start, start + k).end(network, states[-1]))
+        hs, state = inputs.steps(start, start + k).outputs(network, states[-1])
+        states.append(state)
+        kept.append(hs if keep_outputs else None)
+    kept.append(None)  # the last segment is run once only
 
     d_cell: dict[str, Array] = {}
     d_state, d_xs = d_final, None
     for start in reversed(range(0, T, k)):
-        stop = min(start + k, T)
-        trajectory = inputs.steps(start, stop).run(network, states.pop())
+        stop, hs = min(start + k, T), kept.pop()
+        trajectory = inputs.steps(start, stop).run(network, states.pop(), hs)
         d_hs = gradient_of_loss(loss_gradient, slice(start, stop), trajectory.hs, "checkpointed_bptt")
         part = backward(network, trajectory, d_hs, d_state)
         del trajectory  # before the next one is made
@@ -885,10 +906,8 @@ def outputs(
     inputs = _Inputs.of("outputs", network, xs, lengths, dropout_masks)
     hs, state = [], initial
     for start in range(0, xs.shape[0], segment):
-        trajectory = inputs.steps(start, min(start + segment, xs.shape[0])).run(network, state)
-        hs.append(trajectory.hs)
-        state = trajectory.final
-        del trajectory  # before the next one is made
+        h_segment, state = inputs.steps(start, min(start + segment, xs.shape[0])).outputs(network, state)
+        hs.append(h_segment)
     return backend_of(xs).concat(hs), state
 
 

@@ -468,6 +468,7 @@ class Stack:
         dropout_masks: Any,
         segment: int,
         d_final: Any,
+        keep_outputs: bool,
     ) -> Gradients:
         """Each layer checkpointed by itself (see :func:`rnnlib.bptt.checkpointed_bptt`)."""
         self.check_dropout(dropout_masks, xs)
@@ -486,7 +487,14 @@ class Stack:
         for l in reversed(range(len(self.layers))):
             fed = self._drop(l, below[l], dropout_masks)
             part = checkpointed_bptt(
-                self.layers[l], fed, d_hs, states[l], lengths, segment=segment, d_final=d_states[l]
+                self.layers[l],
+                fed,
+                d_hs,
+                states[l],
+                lengths,
+                segment=segment,
+                d_final=d_states[l],
+                keep_outputs=keep_outputs,
             )
             d_hs = self._pass_back(l, d_hs, part.d_xs, dropout_masks)
             parts.append(part)

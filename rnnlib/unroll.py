@@ -11,7 +11,7 @@ import numpy as np
 from rnnlib.backend import Array, backend_of, check_array, check_arrays, check_sequence, checked, is_torch
 from rnnlib.cell import ForwardCell, State
 from rnnlib.engine import Steps, choose, differentiable
-from rnnlib.engine.layers import run_layer, slabs_of
+from rnnlib.engine.layers import Slabs, run_layer, run_layer_again, slabs_of
 from rnnlib.equations import implements
 
 
@@ -150,34 +150,99 @@ class _States(Sequence[State]):
         return _States(part) if isinstance(index, slice) else part
 
 
-def _by_engine(
-    cell: ForwardCell, xs: Array, start: State, keep: bool
-) -> tuple[tuple[Array, ...], list[Array]] | None:
-    """What :func:`rnnlib.engine.layers.run_layer` returns, where the rule of :func:`unroll` calls for it."""
+def _check_inputs(where: str, cell: ForwardCell, xs: Array) -> None:
+    """Refuse inputs of another size than the cell's."""
+    if xs.shape[2] != cell.input_size:
+        raise ValueError(
+            f"{where}: xs has shape {tuple(xs.shape)}, expected (T, B, I) with I = {cell.input_size} "
+            "set by the cell"
+        )
+
+
+def _engine_for(cell: ForwardCell, xs: Array) -> tuple[Slabs, Steps, Any] | None:
+    """The cell in the engine's terms, steps and loops, where the rule of :func:`unroll` calls for them."""
     T, B = xs.shape[:2]
     if is_torch(xs) or xs.dtype not in (np.float32, np.float64) or T * B * cell.hidden_size < MANY_NUMBERS:
         return None
     slabs, steps = slabs_of(cell), Steps((B,) * T)
     loops = choose(xs, steps)
-    if slabs is None or loops is differentiable:
-        return None
-    x = np.ascontiguousarray(xs).reshape(T * B, -1)
-    return run_layer(slabs.layer, steps, x, *start, *slabs.weights, loops=loops, keep=keep)
+    return None if slabs is None or loops is differentiable else (slabs, steps, loops)
+
+
+def _rows(xs: Array) -> Array:
+    """A sequence (T, B, ·) as the engine takes it: (T · B, ·)."""
+    return np.ascontiguousarray(xs).reshape(xs.shape[0] * xs.shape[1], -1)
+
+
+def has_engine(cell: ForwardCell, xs: Array) -> bool:
+    """Whether :func:`unroll` goes through the engine, where no sequence ends early."""
+    return _engine_for(cell, xs) is not None
+
+
+def _made_by_engine(cell: ForwardCell, xs: Array, start: State, rows: tuple[Array, ...]) -> Trajectory:
+    """What the engine returned, as a trajectory."""
+    along = tuple(states.reshape(*xs.shape[:2], -1) for states in rows[: len(start)])  # (T, B, H) each
+    final = tuple(states[-1].copy() for states in along)
+    made_anew = Recomputed(cell, xs, start, rows)
+    return Trajectory(along[0], start, final, made_anew, None, _States(along), xs, type(cell))
 
 
 @checked
-def last_state(
+def hidden_states(
     cell: ForwardCell, xs: Annotated[Array, "T B I"], initial: State | Array | None = None
-) -> State:
-    """The state after all steps, where nothing else of :func:`unroll` is wanted: the engine keeps nothing.
+) -> tuple[Array, State]:
+    """The hidden states (T, B, H) and the final state, where nothing else of :func:`unroll` is wanted.
+
+    The engine keeps nothing for a way back.
 
     Args:
         cell: the cell.
         xs: inputs, (T, B, I).
         initial: the state before the first step, as :func:`unroll` takes it.
     """
-    found = _by_engine(cell, xs, initial_state(cell, xs, initial, "last_state"), keep=False)
-    return unroll.unchecked(cell, xs, initial).final if found is None else tuple(found[1])
+    _check_inputs("hidden_states", cell, xs)
+    start = initial_state(cell, xs, initial, "hidden_states")
+    if (engine := _engine_for(cell, xs)) is None:
+        trajectory = unroll.unchecked(cell, xs, initial)
+        return trajectory.hs, trajectory.final
+    slabs, steps, loops = engine
+    rows, ends = run_layer(slabs.layer, steps, _rows(xs), *start, *slabs.weights, loops=loops, keep=False)
+    return rows[0].reshape(*xs.shape[:2], -1), tuple(ends)
+
+
+@checked
+def unroll_again(
+    cell: ForwardCell,
+    xs: Annotated[Array, "T B I"],
+    hs: Annotated[Array, "T B H"],
+    initial: State | Array | None = None,
+) -> Trajectory:
+    """The trajectory of a run of which only the hidden states were kept (Gruslys et al. 2016).
+
+    What step t computes needs x_t and h_{t-1}, and both are known: the engine takes all steps at
+    once, as one step of T · B sequences. Where :func:`unroll` does not go through the engine, it runs.
+
+    Args:
+        cell: the cell.
+        xs: the inputs of that run, (T, B, I).
+        hs: its hidden states, (T, B, H), as :func:`hidden_states` returned them.
+        initial: its initial state.
+
+    Raises:
+        TypeError, ValueError: see :func:`unroll`.
+    """
+    _check_inputs("unroll_again", cell, xs)
+    if hs.shape[2] != cell.hidden_size:
+        raise ValueError(
+            f"unroll_again: hs has shape {tuple(hs.shape)}, expected (T, B, H) with H = {cell.hidden_size} "
+            "set by the cell"
+        )
+    start = initial_state(cell, xs, initial, "unroll_again")
+    if (engine := _engine_for(cell, xs)) is None:
+        return unroll.unchecked(cell, xs, initial)
+    slabs, steps, loops = engine
+    rows = run_layer_again(slabs.layer, steps, _rows(xs), *start, *slabs.weights, hs=_rows(hs), loops=loops)
+    return _made_by_engine(cell, xs, start, rows)
 
 
 def as_state(
@@ -311,18 +376,13 @@ def unroll(
         TypeError, ValueError: see :func:`rnnlib.backend.check_arrays`, :func:`initial_state` and
             :func:`mask_from_lengths`.
     """
-    if xs.shape[2] != cell.input_size:
-        raise ValueError(
-            f"unroll: xs has shape {tuple(xs.shape)}, expected (T, B, I) with I = {cell.input_size} "
-            "set by the cell"
-        )
+    _check_inputs("unroll", cell, xs)
     xp = backend_of(xs)
     start = state = initial_state(cell, xs, initial, "unroll")
-    if lengths is None and (found := _by_engine(cell, xs, start, keep=True)) is not None:
-        rows, ends = found
-        along = tuple(states.reshape(*xs.shape[:2], -1) for states in rows[: len(start)])  # (T, B, H) each
-        made_anew = Recomputed(cell, xs, start, rows)
-        return Trajectory(along[0], start, tuple(ends), made_anew, None, _States(along), xs, type(cell))
+    if lengths is None and (engine := _engine_for(cell, xs)) is not None:
+        slabs, steps, loops = engine
+        rows, _ = run_layer(slabs.layer, steps, _rows(xs), *start, *slabs.weights, loops=loops, keep=True)
+        return _made_by_engine(cell, xs, start, rows)
     mask = None if lengths is None else mask_from_lengths(lengths, xs, "unroll")  # (T, B)
     if mask is not None:  # zeros for the padding: not even an infinity there may touch a gradient
         xs = xp.where(mask[:, :, None] > 0, xs, xp.zeros_like(xs))

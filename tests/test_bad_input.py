@@ -51,7 +51,7 @@ from rnnlib.backend import (
 )
 from rnnlib.bptt import Network
 from rnnlib.cell import Cell, ForwardCell, replace_unchecked
-from rnnlib.unroll import Trajectory, last_state, mask_from_lengths, unroll
+from rnnlib.unroll import Trajectory, hidden_states, mask_from_lengths, unroll, unroll_again
 from tests import test_equations as given
 
 Wrong = tuple[str, Any]
@@ -495,13 +495,13 @@ PASSED_ON = {
     ("leftward", "initial"): ("unroll",),
     ("leftward_backward", "d_final"): ("bptt",),
     ("truncated_bptt", "d_final"): ("bptt",),
-    ("checkpointed_bptt", "initial"): ("unroll", "last_state"),
+    ("checkpointed_bptt", "initial"): ("unroll", "hidden_states"),
     ("checkpointed_bptt", "d_final"): ("bptt",),
     ("checkpointed_bptt", "dropout_masks"): ("VanillaCell",),
     ("rtrl", "initial"): ("unroll",),
     ("rtrl", "d_final"): ("bptt",),
     ("rtrl", "dropout_masks"): ("VanillaCell",),
-    **{("outputs", name): ("unroll",) for name in ("xs", "initial")},
+    **{("outputs", name): ("unroll", "hidden_states") for name in ("xs", "initial")},
     ("outputs", "dropout_masks"): ("VanillaCell",),
     **{("forward", name): ("unroll",) for name in ("xs", "initial", "lengths")},
     ("forward", "dropout_masks"): ("VanillaCell",),
@@ -595,7 +595,8 @@ OTHERS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (lstm.whole, {"W_h": np.ones((2, 2)), "W_x": np.ones((2, 3))}),
     (lstm.stacked, {"cell": a_record(lstm.LSTMCell)}),
     (lstm.with_forget_bias, {"cell": a_record(lstm.LSTMCell), "bias": 1.0}),
-    (last_state, {"cell": a_cell(), "xs": XS}),
+    (hidden_states, {"cell": a_cell(), "xs": XS}),
+    (unroll_again, {"cell": a_cell(), "xs": XS, "hs": unroll(a_cell(), XS).hs}),
     (mask_from_lengths, {"lengths": [4, 2], "xs": XS}),
     (bptt.bptt, run_of_a_cell(d_hs=D_HS)),
     (bptt.forward, {"network": a_cell(), "xs": XS}),

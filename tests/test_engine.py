@@ -18,13 +18,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnnlib import engine, nn
-from rnnlib.bptt import Meter, bptt, checkpointed_bptt, parameters_of
+from rnnlib.bidirectional import Bidirectional
+from rnnlib.bptt import Meter, backward, bptt, checkpointed_bptt, forward, parameters_of
+from rnnlib.deep import Stack
 from rnnlib.engine import Steps, choose, compiled, differentiable, layers, plain
-from rnnlib.engine.layers import GRU_LAYERS, LSTM_LAYERS, RNN_LAYERS, run_layer, run_layer_back, slabs_of
+from rnnlib.engine.layers import (
+    GRU_LAYERS,
+    LSTM_LAYERS,
+    RNN_LAYERS,
+    run_layer,
+    run_layer_again,
+    run_layer_back,
+    slabs_of,
+)
 from rnnlib.gru import GRUCell, ResetAfterGRUCell
 from rnnlib.initialisation import random_vanilla_cell
 from rnnlib.lstm import LSTMCell
-from rnnlib.unroll import MANY_NUMBERS, Recomputed, last_state, unroll
+from rnnlib.unroll import MANY_NUMBERS, Recomputed, hidden_states, unroll, unroll_again
 from rnnlib.vanilla import VanillaCell
 from tests.support import _load, relative_error
 
@@ -94,6 +104,17 @@ ragged = st.lists(st.integers(1, 30), min_size=1, max_size=7).map(lambda sizes: 
 
 
 class TestTheLoopsAgree:
+    @fast
+    @every_layer
+    @settings(max_examples=15, deadline=None)
+    @given(sizes=ragged, reverse=st.booleans(), bias=st.booleans(), H=st.integers(1, 40))
+    def test_and_make_again_what_was_kept(self, layer, loops, sizes, reverse, bias, H):
+        steps, arguments, _, _ = problem(layer, np.random.default_rng(9), sizes, reverse, 4, H, bias)
+        expected, _ = run_layer(layer, steps, *arguments, loops=differentiable, keep=True)
+        actual = run_layer_again(layer, steps, *arguments, hs=expected[0], loops=loops)
+        assert actual[0] is expected[0]
+        assert_same(actual, expected, 1e-11)
+
     @fast
     @every_layer
     @settings(max_examples=25, deadline=None)
@@ -354,12 +375,70 @@ class TestTheEquationsAreTheOracle:
     def test_where_only_the_last_state_is_wanted(self, cell_type):
         cell, xs, state, d_hs, d_final = long_problem(cell_type)
         with engine.using("differentiable"):
-            expected = unroll(cell, xs, state).final
             d_expected = bptt(cell, unroll(cell, xs, state), d_hs, d_final)
-        assert_same(last_state(cell, xs, state), expected, 1e-11)
-        assert_same(last_state(cell, xs[:5], state), unroll(cell, xs[:5], state).final, 1e-14)
+        for steps, tolerance in ((60, 1e-11), (5, 1e-14)):
+            with engine.using("differentiable"):
+                literal = unroll(cell, xs[:steps], state)
+            hs, final = hidden_states(cell, xs[:steps], state)
+            assert_same([hs, *final], [literal.hs, *literal.final], tolerance)
         actual = checkpointed_bptt(cell, xs, d_hs, state, segment=58, d_final=d_final)
         assert_same([actual.d_xs, *actual.d_initial], [d_expected.d_xs, *d_expected.d_initial], 1e-11)
+
+    @pytest.mark.parametrize("name", ["plain", pytest.param("compiled", marks=needs_compiler)])
+    @pytest.mark.parametrize("cell_type", CELLS)
+    def test_where_the_hidden_states_are_known(self, cell_type, name):
+        cell, xs, state, d_hs, d_final = long_problem(cell_type)
+        with engine.using("differentiable"):
+            literal, expected = everything(cell, xs, state, d_hs, d_final)
+        with engine.using(name):
+            again = unroll_again(cell, xs, literal.hs, state)
+            gradients = bptt(cell, again, d_hs, d_final)
+            checkpointed = checkpointed_bptt(
+                cell, xs, d_hs, state, segment=58, d_final=d_final, keep_outputs=True
+            )
+        assert isinstance(again.caches, Recomputed)
+        assert_same([again.hs, *again.final], [literal.hs, *literal.final], 1e-11)
+        for field in again.caches[0]._fields:
+            assert relative_error(again.along_time(field), literal.along_time(field)) < 1e-11
+        for found in (gradients, checkpointed):
+            back = [found.d_xs, *found.d_initial, *parameters_of(found.d_cell).values()]
+            assert_same(back, expected[1 + len(state) :], 1e-11)
+
+    def test_a_known_run_of_few_steps_is_run_again(self):
+        cell, xs, state, *_ = long_problem(LSTMCell)
+        expected = unroll(cell, xs[:5], state)
+        again = unroll_again(cell, xs[:5], expected.hs, state)
+        assert isinstance(again.caches, tuple)
+        assert_same([again.hs, *again.final], [expected.hs, *expected.final], 1e-14)
+        with pytest.raises(ValueError, match=r"unroll_again: hs has shape \(60, 6, 47\).* H = 48"):
+            unroll_again(cell, xs, np.zeros((60, 6, 47)), state)
+
+    def test_no_product_of_a_known_run_waits_for_a_step(self, monkeypatch):
+        cell, xs, state, *_ = long_problem(LSTMCell)
+        hs, walked = unroll(cell, xs, state).hs, []
+        loop = plain.lstm
+
+        def counted(steps, *arguments, **options):
+            walked.append(len(steps.sizes))
+            return loop(steps, *arguments, **options)
+
+        monkeypatch.setattr(plain, "lstm", counted)
+        with engine.using("plain"):
+            unroll_again(cell, xs, hs, state)
+        assert walked
+        assert set(walked) == {1}
+
+    @pytest.mark.parametrize("merge", ["concat", "sum"])
+    def test_a_network_from_both_ends_may_keep_its_outputs(self, merge):
+        cell, xs, _, d_hs, _ = long_problem(GRUCell)
+        network = Bidirectional((cell, cell), merge)
+        d_hs = np.concatenate([d_hs] * 2, axis=2) if merge == "concat" else d_hs
+        for whole in (network, Stack((network,))):
+            expected = backward(whole, forward(whole, xs), d_hs)
+            actual = checkpointed_bptt(whole, xs, d_hs, segment=58, keep_outputs=True)
+            assert relative_error(actual.d_xs, expected.d_xs) < 1e-11
+            pairs = parameters_of(actual.d_cell), parameters_of(expected.d_cell)
+            assert_same(*(p.values() for p in pairs), 1e-11)
 
     def test_relu_too(self):
         cell, *others = long_problem(VanillaCell)
@@ -599,16 +678,16 @@ class TestTheRecordOfMemory:
             (cell, T) for cell in ("rnn", "lstm") for T in (40, 2000)
         ]
         for r in record["results"]:
-            assert set(r["methods"]) == {"full", "checkpointed", "truncated"}
+            assert set(r["methods"]) == {"full", "checkpointed", "outputs kept", "truncated"}
             known = 4 * r["T"] * 64 * 4
             for m in r["methods"].values():
                 assert m["memory"] == pytest.approx((m["bytes"] + known / 2) / known)
                 assert m["time"] > 0
         long = record["results"][-1]["methods"]  # the LSTM's gates, 5 segments of them against one
-        assert long["checkpointed"]["bytes"] < long["full"]["bytes"] / 2
+        assert long["checkpointed"]["bytes"] < long["outputs kept"]["bytes"] < long["full"]["bytes"] / 2
         assert "T =     2000" in capsys.readouterr().out
 
-    def test_the_three_ways_have_one_gradient(self, monkeypatch):
+    def test_the_four_ways_have_one_gradient(self, monkeypatch):
         monkeypatch.setattr(self.script, "SEGMENT", 400)
         rng = np.random.default_rng(0)
         cell = self.script.lstm_cell(rng)
@@ -617,6 +696,7 @@ class TestTheRecordOfMemory:
         ways = self.script.methods(cell, xs, d_hs)
         full = ways["full"]().d_xs
         assert relative_error(ways["checkpointed"]().d_xs, full) < 1e-4
+        assert relative_error(ways["outputs kept"]().d_xs, full) < 1e-4
         assert relative_error(np.concatenate(ways["truncated"]()), full) < 1e-4
 
     def test_the_record_is_the_one_that_the_script_writes(self):

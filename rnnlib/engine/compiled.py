@@ -398,6 +398,12 @@ def lstm(
     return out
 
 
+def lstm_memories(steps: Steps, C_0: Array, gates: Array, Cs: Array) -> None:
+    """See :func:`rnnlib.engine.plain.lstm_memories`."""
+    C_0, H = backend_of(Cs).contiguous(C_0), Cs.shape[1]
+    _run("lstm_memories", steps, H, Cs, H=H, C_0=C_0, gates=gates, Cs=Cs)
+
+
 def gru(
     steps: Steps,
     x: Array,

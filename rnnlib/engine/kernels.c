@@ -368,6 +368,16 @@ void lstm(const Steps *s, const Layer *l) {
   }
 }
 
+/* Cs holds i ⊙ candidate of every step; it becomes the memories. */
+void lstm_memories(const Steps *s, const Layer *l) {
+  int64_t H = l->H;
+  FOR_STEPS(j) FOR_ROWS(b) {
+    const REAL *C_prev = before(s, j, b, H, l->Cs, l->C_0), *f = l->gates + (row + b) * 4 * H + H;
+    REAL *C = l->Cs + (row + b) * H;
+    FOR_UNITS(store(C + u, load(C + u, n) + load(f + u, n) * load(C_prev + u, n), n););
+  }
+}
+
 /* The first product is that of r and z. The recurrent product of the candidate has a sum of its own, which the
  * reset gate multiplies. */
 void gru(const Steps *s, const Layer *l) {

@@ -383,6 +383,40 @@ def run_layer(
     return tuple(rows), ends
 
 
+def run_layer_again(
+    layer: Layer, steps: Steps, x: Array, *rest: Any, hs: Array, loops: Any
+) -> tuple[Array, ...]:
+    """What :func:`run_layer` returned, from its hidden states: no step waits for another.
+
+    Every row starts from a state that is known, so it counts as a sequence of its own, of one step. Only
+    the memories of an LSTM are not known. From zero, a step makes i ⊙ C̃ of them; what they
+    hand on is added along the steps, without a product of matrices.
+
+    Args:
+        layer: the layer; one whose loops can be used.
+        steps: its steps.
+        x: the inputs, (N, I).
+        rest: the initial states and the weights, as the layer's functions take them.
+        hs: the hidden states, (N, H).
+        loops: a module of rnnlib.engine.
+    """
+    xp, states, weights = backend_of(x), rest[: layer.states], rest[layer.states :]
+    N, H = hs.shape
+    rows = (hs, *(xp.empty((N, width * H), like=x) for width in layer.widths[1:]))
+    if len(rows) == 1:
+        return rows
+    h_prev = steps.states_before(states[0], hs)  # (N, H)
+    for _, first, last in blocks_of(steps, weights[1]):
+        n, here = last - first, slice(first, last)
+        nothing = [xp.zeros((n, H), like=x) for _ in states[1:]]
+        out = [xp.empty((n, H), like=x), *(r[here] for r in rows[1:])]
+        layer.forward(Steps((n,)), x[here], h_prev[here], *nothing, *weights, loops=loops, out=out, keep=True)
+    if layer.states == 2:
+        _, Cs, gates = rows
+        loops.lstm_memories(steps, states[1], gates, Cs)
+    return rows
+
+
 def run_layer_back(
     layer: Layer,
     steps: Steps,

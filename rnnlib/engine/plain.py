@@ -115,6 +115,16 @@ def lstm(
     return out
 
 
+def lstm_memories(steps: Steps, C_0: Array, gates: Array, Cs: Array) -> None:
+    """From i_t ⊙ C̃_t of every step in ``Cs`` (N, H), and the gates (N, 4H), the memories C_t, in place."""
+    xp, H = backend_of(Cs), Cs.shape[1]
+    memories, fs, C = steps.split(Cs), steps.split(gates[:, H : 2 * H]), C_0
+    for t in steps.walk:
+        C_t = memories[t]  # (B_t, H)
+        xp.addcmul(C_t, fs[t], C[: steps.sizes[t]], out=C_t)
+        C = carry(C_t, C)
+
+
 def lstm_back(
     steps: Steps,
     d_hs: Array | None,
