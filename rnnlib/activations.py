@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeAlias
 
-from rnnlib.backend import Array, backend_of, check_choice
+from rnnlib.backend import Array, backend_of, check_array, check_choice
 from rnnlib.equations import implements
 
 ACTIVATIONS = ("tanh", "logistic", "relu", "identity")
@@ -127,9 +127,11 @@ def apply(activation: str, a: Array) -> Array:
         a: pre-activation, any shape.
 
     Raises:
+        TypeError: ``a`` is no array.
         ValueError: an unknown name.
     """
     check_activation("apply", "activation", activation)
+    check_array("apply", "a", a)
     if activation == "identity":
         return a
     if activation == "tanh":
@@ -147,9 +149,11 @@ def apply_derivative(activation: str, a: Array) -> Array:
         a: pre-activation, any shape.
 
     Raises:
+        TypeError: ``a`` is no array.
         ValueError: an unknown name.
     """
     check_activation("apply_derivative", "activation", activation)
+    check_array("apply_derivative", "a", a)
     if activation == "identity":
         return backend_of(a).ones_like(a)
     if activation == "tanh":

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnlib.backend import backend_of, check_choice, check_flag
+from rnnlib.backend import backend_of, check_choice, check_count, check_flag
 from rnnlib.engine import Steps, choose, differentiable
 from rnnlib.engine.layers import GRU_LAYERS, LSTM_LAYERS, RNN_LAYERS, Layer, run_layer, run_layer_back
 
@@ -166,19 +166,6 @@ def apply_layer(layer: Layer, steps: Steps, *arguments: Any) -> tuple[Tensor, ..
 # --- what the modules refuse ------------------------------------------------------------------
 
 
-def check_size(where: str, name: str, size: Any) -> None:
-    """Refuse a size that is not a whole number of at least 1.
-
-    Raises:
-        TypeError: not an ``int``.
-        ValueError: below 1.
-    """
-    if not isinstance(size, int) or isinstance(size, bool):
-        raise TypeError(f"{where}: {name} is {size!r}, expected an int")
-    if size < 1:
-        raise ValueError(f"{where}: {name} is {size}, expected at least 1")
-
-
 def check_dtype(where: str, name: str, dtype: torch.dtype) -> None:
     """Refuse a dtype that is not real floating point.
 
@@ -247,13 +234,11 @@ class RecurrentModule(torch.nn.Module):
     def __init__(self, input_size: int, hidden_size: int, bias: bool, dtype: torch.dtype | None) -> None:
         super().__init__()
         where = self._get_name()
-        check_size(where, "input_size", input_size)
-        check_size(where, "hidden_size", hidden_size)
         check_flag(where, "bias", bias)
         if dtype is not None:
             check_dtype(where, "dtype", dtype)
-        self.input_size = input_size
-        self.hidden_size = hidden_size
+        self.input_size = check_count(where, "input_size", input_size)
+        self.hidden_size = check_count(where, "hidden_size", hidden_size)
         self.bias = bias
 
     @property
@@ -337,7 +322,7 @@ class RecurrentLayers(RecurrentModule):
     ) -> None:
         super().__init__(input_size, hidden_size, bias, dtype)
         where = self._get_name()
-        check_size(where, "num_layers", num_layers)
+        num_layers = check_count(where, "num_layers", num_layers)
         check_flag(where, "batch_first", batch_first)
         check_flag(where, "bidirectional", bidirectional)
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
@@ -346,17 +331,11 @@ class RecurrentLayers(RecurrentModule):
             warnings.warn(
                 f"{where}: dropout is {dropout} but acts between layers, and num_layers is 1", stacklevel=3
             )
-        if not isinstance(proj_size, int) or isinstance(proj_size, bool):
-            raise TypeError(f"{where}: proj_size is {proj_size!r}, expected an int")
-        if not 0 <= proj_size < hidden_size:
-            raise ValueError(
-                f"{where}: proj_size is {proj_size}, expected from 0 to below hidden_size = {hidden_size}"
-            )
         self.num_layers = num_layers
         self.batch_first = batch_first
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
-        self.proj_size = proj_size
+        self.proj_size = check_count(where, "proj_size", proj_size, 0, self.hidden_size - 1)
         for layer in range(num_layers):
             for suffix in self.suffixes(layer):
                 self.add_parameters(

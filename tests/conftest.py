@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.rendered import ARGUMENTS, CHROMIUM, HTML, ROOT, jupyter_book, parse
-from tests.support import Agreement, _load
+from tests.support import Agreement, load_module
 
 settings.register_profile(
     "rnnlib",
@@ -149,7 +149,7 @@ def pages(parsed) -> dict[Path, ElementTree.Element]:
 @pytest.fixture(scope="session")
 def site(built):
     """The address of the built book on a local port."""
-    measure_pages = _load(ROOT / "tools" / "measure_pages.py")
+    measure_pages = load_module(ROOT / "tools" / "measure_pages.py")
     with measure_pages.served(built) as address:
         yield address
 

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.support import _load
+from tests.support import load_module
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
@@ -24,7 +24,7 @@ def jupyter_book(source: Path, *options: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, timeout=1500)
 
 
-CHROMIUM = _load(ROOT / "tools" / "chromium.py").PATH
+CHROMIUM = load_module(ROOT / "tools" / "chromium.py").PATH
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",

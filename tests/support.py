@@ -152,7 +152,7 @@ def random_cell(rng: np.random.Generator, I: int, H: int, activation: str = "tan
     )
 
 
-def _load(path: Path) -> Any:
+def load_module(path: Path) -> Any:
     """A module from a file that is not on the path."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
@@ -163,7 +163,7 @@ def _load(path: Path) -> Any:
     return module
 
 
-book_sources = _load(Path(__file__).resolve().parents[1] / "book" / "_ext" / "sources.py")
+book_sources = load_module(Path(__file__).resolve().parents[1] / "book" / "_ext" / "sources.py")
 """What the sources of the book say; shared with the book's extension."""
 
 labelled_equations = functools.cache(book_sources.labelled_equations)

@@ -204,3 +204,10 @@ def test_the_slope_of_relu_at_infinity_is_that_of_the_limit():
     np.testing.assert_array_equal(
         activations.relu_derivative.unchecked(torch.tensor(a)), [[0.0, 1.0, np.nan]]
     )
+
+
+@pytest.mark.parametrize("function", [activations.apply, activations.apply_derivative])
+@pytest.mark.parametrize("name", activations.ACTIVATIONS)
+def test_by_name_what_is_no_array_is_refused(function, name):
+    with pytest.raises(TypeError, match=f"{function.__name__}: a is a list, expected a numpy.ndarray"):
+        function(name, [0.5])

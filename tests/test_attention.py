@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rnnlib import attention
 from rnnlib.unroll import mask_from_lengths
 from tests.conftest import ROOT
-from tests.support import _load, as_torch, example, gradients_of, relative_error, seeds, sizes, to_numpy
+from tests.support import as_torch, example, gradients_of, load_module, relative_error, seeds, sizes, to_numpy
 
 DIMS = ("T", "B", "S", "Q", "K", "A", "V")
 
@@ -259,7 +259,7 @@ def test_bad_input_is_refused_with_a_sentence(call, error, message):
 
 @pytest.fixture(scope="module")
 def script():
-    return _load(ROOT / "experiments" / "attention.py")
+    return load_module(ROOT / "experiments" / "attention.py")
 
 
 def check_record(record: dict[str, Any]) -> None:

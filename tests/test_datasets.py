@@ -26,7 +26,7 @@ from scipy.io import wavfile
 
 from rnnlib import datasets
 from tests.conftest import ROOT
-from tests.support import _load, seeds
+from tests.support import load_module, seeds
 
 PAGE = (ROOT / "book" / "data.md").read_text(encoding="utf-8")
 AEON = Path(importlib.util.find_spec("aeon").origin).parent / "datasets" / "data"
@@ -105,7 +105,7 @@ class TestTheShippedFiles:
     def test_shakespeare_is_nine_whole_plays(self):
         text = datasets.shakespeare()
         assert [len(part) for part in text] == [831_133, 122_074, 125_880]
-        script = _load(ROOT / "tools" / "make_text.py")
+        script = load_module(ROOT / "tools" / "make_text.py")
         whole = gzip.decompress(SHIPPED["shakespeare.txt.gz"])
         assert hashlib.sha256(whole).hexdigest() == script.TEXT_SHA256
         assert script.TEXT_SHA256 in PAGE
@@ -136,7 +136,7 @@ class TestTheShippedFiles:
             assert famous in parts.train
 
     def test_the_script_cleans_as_the_page_says(self):
-        script = _load(ROOT / "tools" / "make_text.py")
+        script = load_module(ROOT / "tools" / "make_text.py")
         raw = "A PLAY\n\nby William Shakespeare\n\n\n\nACT I \r\n\t KING.  \nNo   more.\n[Exit.}\n\n\nTHE END"
         assert script.clean(raw) == "A PLAY\n\nACT I\nKING.\nNo more.\n[Exit.]\n"
 

@@ -17,9 +17,9 @@ import yaml
 
 from rnnlib.classroom.__main__ import parser
 from tests.conftest import ROOT
-from tests.support import _load
+from tests.support import load_module
 
-parallel = _load(ROOT / "experiments" / "parallel.py")
+parallel = load_module(ROOT / "experiments" / "parallel.py")
 HUB = ROOT / "deploy" / "jupyterhub"
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 

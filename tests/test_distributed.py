@@ -32,13 +32,13 @@ from torch.nn.parallel import DistributedDataParallel
 from rnnlib import distributed, train
 from rnnlib.models import CharacterModel
 from tests.conftest import ROOT
-from tests.support import _load, example, seeds
+from tests.support import example, load_module, seeds
 
 SCRIPT = ROOT / "experiments" / "parallel.py"
-experiment = _load(SCRIPT)
-worker = _load(ROOT / "tests" / "parallel_worker.py")
+experiment = load_module(SCRIPT)
+worker = load_module(ROOT / "tests" / "parallel_worker.py")
 SWEEP = ROOT / "experiments" / "sweep.py"
-sweep = _load(SWEEP)
+sweep = load_module(SWEEP)
 
 positive = st.floats(1e-6, 1e6)
 workers_ = st.integers(1, 9)

@@ -36,7 +36,7 @@ from rnnlib.initialisation import random_vanilla_cell
 from rnnlib.lstm import LSTMCell
 from rnnlib.unroll import MANY_NUMBERS, Recomputed, hidden_states, unroll, unroll_again
 from rnnlib.vanilla import VanillaCell
-from tests.support import _load, relative_error
+from tests.support import load_module, relative_error
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -667,7 +667,7 @@ def test_no_warning_is_hidden():
 class TestTheRecordOfMemory:
     """``experiments/memory.py``, which chapter 4 draws."""
 
-    script = _load(ROOT / "experiments" / "memory.py")
+    script = load_module(ROOT / "experiments" / "memory.py")
 
     def test_the_script_measures(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(self.script, "SEGMENT", 400)

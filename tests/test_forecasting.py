@@ -20,7 +20,7 @@ from statsmodels.tsa.statespace.sarimax import SARIMAX
 from statsmodels.tsa.statespace.tools import diff
 
 from rnnlib import forecasting as fc
-from tests.support import _load, as_torch, seeds, sizes
+from tests.support import as_torch, load_module, seeds, sizes
 
 ROOT = Path(__file__).parents[1]
 
@@ -560,7 +560,7 @@ def check_record(record: dict) -> None:
 
 @pytest.fixture(scope="module")
 def script():
-    return _load(ROOT / "experiments" / "time_series.py")
+    return load_module(ROOT / "experiments" / "time_series.py")
 
 
 def test_the_experiment_runs_quickly_and_is_reproducible(script, tmp_path):

@@ -21,7 +21,7 @@ import torch
 from rnnlib import engine
 from rnnlib.engine import Steps, choose, differentiable, fused, plain
 from rnnlib.engine.layers import GRU_LAYERS, RNN_LAYERS, run_layer
-from tests.support import TOLERANCE, _load
+from tests.support import TOLERANCE, load_module
 from tests.test_engine import (
     MODULES,
     assert_nan_and_infinity_where,
@@ -44,7 +44,7 @@ def kernels_for(interpreter: bool) -> ModuleType:
         patch.setenv("TRITON_INTERPRET", "0")
         importlib.import_module("triton")  # a Triton that was imported for the interpreter cannot compile
         patch.setenv("TRITON_INTERPRET", str(int(interpreter)))
-        return _load(SOURCE)
+        return load_module(SOURCE)
 
 
 @pytest.fixture
@@ -438,7 +438,7 @@ class TestOnAGPU:
         assert len(launched) == 12
 
     def test_steps_are_captured_and_replayed(self, tmp_path, capsys):
-        script = _load(ROOT / "experiments" / "captured_graph.py")
+        script = load_module(ROOT / "experiments" / "captured_graph.py")
         script.main(["--points", "A", "--output", str(tmp_path / "record.json")])
         record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
         assert len(record["results"]) == 12 == len(capsys.readouterr().out.splitlines())
@@ -450,7 +450,7 @@ class TestOnAGPU:
 
 def test_without_a_gpu_the_experiment_says_so(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    script = _load(ROOT / "experiments" / "captured_graph.py")
+    script = load_module(ROOT / "experiments" / "captured_graph.py")
     with pytest.raises(SystemExit):
         script.main([])
     assert "torch sees no CUDA device here" in capsys.readouterr().err

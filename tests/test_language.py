@@ -20,9 +20,9 @@ from torch.distributions import Categorical
 from rnnlib import datasets, language
 from rnnlib.language import Alphabet
 from tests.conftest import ROOT
-from tests.support import _load, as_torch, example, seeds, sizes
+from tests.support import as_torch, example, load_module, seeds, sizes
 
-experiment = _load(ROOT / "experiments" / "language.py")
+experiment = load_module(ROOT / "experiments" / "language.py")
 
 temperatures = st.floats(0.2, 5)
 

@@ -827,11 +827,11 @@ def ones(*shape, dtype=torch.float32, device="cpu"):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((0, 4), ValueError, "input_size is 0, expected at least 1"),
-        ((3, -1), ValueError, "hidden_size is -1, expected at least 1"),
-        ((3, 4.0), TypeError, "hidden_size is 4.0, expected an int"),
-        ((True, 4), TypeError, "input_size is True, expected an int"),
-        ((3, 4, 0), ValueError, "num_layers is 0, expected at least 1"),
+        ((0, 4), ValueError, "input_size is 0, expected a whole number of at least 1"),
+        ((3, -1), ValueError, "hidden_size is -1, expected a whole number of at least 1"),
+        ((3, 4.0), TypeError, "hidden_size is a float, expected a whole number of at least 1"),
+        ((True, 4), TypeError, "input_size is a bool, expected a whole number of at least 1"),
+        ((3, 4, 0), ValueError, "num_layers is 0, expected a whole number of at least 1"),
     ],
 )
 def test_sizes_that_make_no_sense_are_refused(arguments, error, message):
@@ -873,10 +873,10 @@ def test_options_of_one_family_are_held_to_their_values():
             module_type(3, 4, reset_after=0)
     for proj_size in (-1, 4):
         with pytest.raises(
-            ValueError, match=f"proj_size is {proj_size}, expected from 0 to below hidden_size = 4"
+            ValueError, match=f"proj_size is {proj_size}, expected a whole number from 0 to 3"
         ):
             nn.LSTM(3, 4, proj_size=proj_size)
-    with pytest.raises(TypeError, match=r"proj_size is 2\.0, expected an int"):
+    with pytest.raises(TypeError, match="proj_size is a float, expected a whole number from 0 to 3"):
         nn.LSTM(3, 4, proj_size=2.0)
     with pytest.warns(UserWarning, match="dropout is 0.5 but acts between layers, and num_layers is 1"):
         nn.GRU(3, 4, dropout=0.5)

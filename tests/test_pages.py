@@ -11,11 +11,11 @@ import pytest
 from tests.accessible import audit
 from tests.conftest import ROOT, opener
 from tests.rendered import HTML, typeset
-from tests.support import _load, book_sources
+from tests.support import book_sources, load_module
 
 pytestmark = pytest.mark.book
 
-measure_pages = _load(ROOT / "tools" / "measure_pages.py")
+measure_pages = load_module(ROOT / "tools" / "measure_pages.py")
 NOTEBOOKS = [name for name in book_sources.toc_documents(ROOT) if (ROOT / f"{name}.ipynb").exists()]
 PAGES = list(dict.fromkeys([*book_sources.toc_documents(ROOT), "search", "genindex"]))
 

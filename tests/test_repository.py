@@ -18,9 +18,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
-from tests.support import _load, book_sources
+from tests.support import book_sources, load_module
 
-install = _load(ROOT / "tools" / "install.py")
+install = load_module(ROOT / "tools" / "install.py")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 

@@ -12,11 +12,11 @@ from axe_playwright_python.sync_playwright import Axe
 from rnnlib import datasets
 from tests.conftest import ROOT
 from tests.rendered import HTML
-from tests.support import _load
+from tests.support import load_module
 
-_load(ROOT / "book" / "_ext" / "hands_on.py")
-character_sampler = _load(ROOT / "book" / "_ext" / "character_sampler.py")
-page_sampler = _load(ROOT / "experiments" / "page_sampler.py")
+load_module(ROOT / "book" / "_ext" / "hands_on.py")
+character_sampler = load_module(ROOT / "book" / "_ext" / "character_sampler.py")
+page_sampler = load_module(ROOT / "experiments" / "page_sampler.py")
 RECORD, MODEL = character_sampler.load()
 PROMPT, SEED, TEMPERATURE = character_sampler.PROMPT, character_sampler.SEED, character_sampler.TEMPERATURE
 PAGE = "book/sampler.html"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from rnnlib import datasets, speech
 from tests.conftest import ROOT
-from tests.support import _load, seeds, sizes
+from tests.support import load_module, seeds, sizes
 
 # --- features ---------------------------------------------------------------------------------
 
@@ -317,7 +317,7 @@ def check_record(record: dict) -> None:
 
 
 def test_the_experiment_runs_and_writes_its_record(tmp_path):
-    experiment = _load(ROOT / "experiments" / "speech.py")
+    experiment = load_module(ROOT / "experiments" / "speech.py")
     threads = torch.get_num_threads()
     record = experiment.main(["--quick", "--device", "cpu", "--output", str(tmp_path / "speech.json")])
     assert torch.get_num_threads() == threads

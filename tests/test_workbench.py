@@ -10,10 +10,10 @@ import pytest
 
 from rnnlib import dynamics
 from tests.conftest import ROOT
-from tests.support import _load
+from tests.support import load_module
 
-_load(ROOT / "book" / "_ext" / "hands_on.py")
-workbench = _load(ROOT / "book" / "_ext" / "workbench.py")
+load_module(ROOT / "book" / "_ext" / "hands_on.py")
+workbench = load_module(ROOT / "book" / "_ext" / "workbench.py")
 PAGE = "book/workbench.html"
 
 pytestmark = pytest.mark.book
