@@ -81,6 +81,16 @@ class NumPyBackend:
         return np.add(c, a * b, out=out)
 
     @staticmethod
+    def sigmoid_backward(d: Array, s: Array, out: Array) -> Array:
+        """d ⊙ s ⊙ (1 - s), written to ``out``: the logistic function's way back, from its value s."""
+        return np.multiply(s * (1 - s), d, out=out)
+
+    @staticmethod
+    def tanh_backward(d: Array, h: Array, out: Array) -> Array:
+        """d ⊙ (1 - h²), written to ``out``: the way back of tanh, from its value h."""
+        return np.multiply(1 - h * h, d, out=out)
+
+    @staticmethod
     def split(a: Array, sizes: Sequence[int]) -> Sequence[Array]:
         """Views of the next ``sizes[0]``, ``sizes[1]``, … rows."""
         return np.split(a, np.cumsum(sizes)[:-1])
@@ -232,6 +242,12 @@ class TorchBackend:
 
     def relu(self, a: Array, out: Array | None = None) -> Array:
         return self._torch.relu(a) if out is None else self._torch.clamp_min(a, 0, out=out)
+
+    def sigmoid_backward(self, d: Array, s: Array, out: Array) -> Array:
+        return self._torch.ops.aten.sigmoid_backward.grad_input(d, s, grad_input=out)
+
+    def tanh_backward(self, d: Array, h: Array, out: Array) -> Array:
+        return self._torch.ops.aten.tanh_backward.grad_input(d, h, grad_input=out)
 
     def contiguous(self, a: Array) -> Array:
         return a.contiguous()

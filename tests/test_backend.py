@@ -186,6 +186,8 @@ PRIMITIVES: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {
     "sub": (lambda xp, c: written(xp.sub, c, A, B), [A - B] * 2),
     "addmm": (lambda xp, c: written(xp.addmm, c, A, A @ S, S), [A + A @ S @ S] * 2),
     "addcmul": (lambda xp, c: written(xp.addcmul, c, A, B, B), [A + B * B] * 2),
+    "sigmoid_backward": (lambda xp, c: written(xp.sigmoid_backward, c, A, B), [A * B * (1 - B)] * 2),
+    "tanh_backward": (lambda xp, c: written(xp.tanh_backward, c, A, B), [A * (1 - B * B)] * 2),
 }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rnnlib.backend import Array, backend_of
-from rnnlib.engine.differentiable import gru_factors, gru_reset_before_factors, lstm_factors
+from rnnlib.engine.differentiable import gru_factors, gru_reset_before_factors
 from rnnlib.engine.steps import Steps, carry
 
 
@@ -57,7 +57,7 @@ def rnn(
     hs, h = steps.split(out[0]), h_0
     for t in steps.walk:
         h_t = hs[t]  # (B_t, H)
-        xp.addmm(h_t, h[: steps.sizes[t]], W, out=h_t)
+        xp.addmm(h_t, steps.under_way(h, t), W, out=h_t)
         activation(h_t, out=h_t)
         h = carry(h_t, h)
     return out
@@ -72,8 +72,7 @@ def rnn_back(
     d_a = xp.where(hs <= 0, xp.zeros_like(hs), xp.ones_like(hs)) if relu else 1 - hs * hs  # (N, H)
     d_as, d_output = steps.split(d_a), None if d_hs is None else steps.split(d_hs)
     for t in reversed(steps.walk):
-        d_a_t = d_as[t]  # (B_t, H)
-        d_h_t = d_h[: steps.sizes[t]]
+        d_a_t, d_h_t = d_as[t], steps.under_way(d_h, t)  # (B_t, H)
         if d_output is not None:
             d_h_t += d_output[t]
         d_a_t *= d_h_t
@@ -96,18 +95,16 @@ def lstm(
     xp, W, H = backend_of(x), W_hh.T, C_0.shape[1]
     hs, Cs, gates = out
     input_product(x, W_ih, bias, gates)
-    rows = [steps.split(a) for a in (gates, gates[:, : 2 * H])]
-    rows += [steps.split(gates[:, k * H : (k + 1) * H]) for k in range(4)]
-    rows += [steps.split(hs), steps.split(Cs)]
+    each = (gates[:, k * H : (k + 1) * H] for k in range(4))
+    rows = steps.side_by_side(gates, gates[:, : 2 * H], *each, hs, Cs)
     h, C = h_0, C_0
     for t in steps.walk:
-        a_t, i_and_f, i_t, f_t, C_tilde, o_t, h_t, C_t = (row[t] for row in rows)  # (B_t, ·)
-        B_t = steps.sizes[t]
-        xp.addmm(a_t, h[:B_t], W, out=a_t)
+        a_t, i_and_f, i_t, f_t, C_tilde, o_t, h_t, C_t = rows[t]  # (B_t, ·)
+        xp.addmm(a_t, steps.under_way(h, t), W, out=a_t)
         xp.sigmoid(i_and_f, out=i_and_f)
         xp.tanh(C_tilde, out=C_tilde)
         xp.sigmoid(o_t, out=o_t)
-        xp.mul(f_t, C[:B_t], out=C_t)
+        xp.mul(f_t, steps.under_way(C, t), out=C_t)
         xp.addcmul(C_t, i_t, C_tilde, out=C_t)
         xp.tanh(C_t, out=h_t)
         h_t *= o_t
@@ -121,8 +118,22 @@ def lstm_memories(steps: Steps, C_0: Array, gates: Array, Cs: Array) -> None:
     memories, fs, C = steps.split(Cs), steps.split(gates[:, H : 2 * H]), C_0
     for t in steps.walk:
         C_t = memories[t]  # (B_t, H)
-        xp.addcmul(C_t, fs[t], C[: steps.sizes[t]], out=C_t)
+        xp.addcmul(C_t, fs[t], steps.under_way(C, t), out=C_t)
         C = carry(C_t, C)
+
+
+def _lstm_factors(steps: Steps, C_0: Array, gates: Array, Cs: Array) -> tuple[Array, Array]:
+    """See :func:`rnnlib.engine.differentiable.lstm_factors`."""
+    xp, H = backend_of(Cs), Cs.shape[1]
+    i, f, C_tilde, o = (gates[:, k * H : (k + 1) * H] for k in range(4))  # (N, H) each
+    tanh_C, slab, C_from_h = xp.tanh(Cs), xp.empty(gates.shape, like=Cs), xp.empty(Cs.shape, like=Cs)
+    from_i, from_f, from_C_tilde, from_o = (slab[:, k * H : (k + 1) * H] for k in range(4))
+    xp.sigmoid_backward(C_tilde, i, out=from_i)
+    xp.sigmoid_backward(steps.states_before(C_0, Cs), f, out=from_f)
+    xp.tanh_backward(i, C_tilde, out=from_C_tilde)
+    xp.sigmoid_backward(tanh_C, o, out=from_o)
+    xp.tanh_backward(o, tanh_C, out=C_from_h)
+    return slab, C_from_h
 
 
 def lstm_back(
@@ -137,17 +148,17 @@ def lstm_back(
 ) -> tuple[Array, Array, Array]:
     """See :func:`rnnlib.engine.differentiable.lstm_back`; without the last result."""
     xp, H = backend_of(Cs), Cs.shape[1]
-    d_a, C_from_h = lstm_factors(steps, C_0, gates, Cs)  # (N, 4H), (N, H)
+    d_a, C_from_h = _lstm_factors(steps, C_0, gates, Cs)  # (N, 4H), (N, H)
     d_output = None if d_hs is None else steps.split(d_hs)
-    rows = [steps.split(x) for x in (d_a, C_from_h, gates[:, H : 2 * H], d_a[:, 3 * H :])]
-    from_C = steps.split(d_a.reshape(-1, 4, H)[:, :3])  # T of (B_t, 3, H)
+    from_C = d_a.reshape(-1, 4, H)[:, :3]  # (N, 3, H)
+    rows = steps.side_by_side(d_a, C_from_h, gates[:, H : 2 * H], from_C, d_a[:, 3 * H :])
     for t in reversed(steps.walk):
-        d_a_t, C_from_h_t, f_t, d_a_o = (row[t] for row in rows)  # (B_t, ·)
-        d_h_t, d_C_t = d_h[: steps.sizes[t]], d_C[: steps.sizes[t]]
+        d_a_t, C_from_h_t, f_t, from_C_t, d_a_o = rows[t]  # (B_t, ·)
+        d_h_t, d_C_t = steps.under_way(d_h, t), steps.under_way(d_C, t)
         if d_output is not None:
             d_h_t += d_output[t]
         xp.addcmul(d_C_t, d_h_t, C_from_h_t, out=d_C_t)
-        xp.mul(from_C[t], d_C_t[:, None], out=from_C[t])
+        xp.mul(from_C_t, d_C_t[:, None], out=from_C_t)
         d_a_o *= d_h_t
         xp.mm(d_a_t, W_hh, out=d_h_t)
         d_C_t *= f_t
@@ -170,12 +181,11 @@ def gru(
     W_gates, W_candidate = W_hh[: 2 * H].T, W_hh[2 * H :].T  # (H, 2H), (H, H)
     hs, gates, us = out
     input_product(x, W_ih, bias, gates)
-    rows = [steps.split(gates[:, : 2 * H]), *(steps.split(gates[:, k * H : (k + 1) * H]) for k in range(3))]
-    rows += [steps.split(hs), steps.split(us)]
-    h = h_0
+    each, h = (gates[:, k * H : (k + 1) * H] for k in range(3)), h_0
+    rows = steps.side_by_side(gates[:, : 2 * H], *each, hs, us)
     for t in steps.walk:
-        rz, r_t, z_t, h_tilde, h_t, u_t = (row[t] for row in rows)  # (B_t, ·)
-        h_prev = h[: steps.sizes[t]]
+        rz, r_t, z_t, h_tilde, h_t, u_t = rows[t]  # (B_t, ·)
+        h_prev = steps.under_way(h, t)
         xp.addmm(rz, h_prev, W_gates, out=rz)
         xp.sigmoid(rz, out=rz)
         if b_h is None:
@@ -209,16 +219,16 @@ def gru_back(
     xp, H = backend_of(hs), hs.shape[1]
     to_a_h, slab = gru_factors(steps.states_before(h_0, hs), gates, us)  # (N, H), (N, 3H)
     d_output = None if d_hs is None else steps.split(d_hs)
-    slabs, triples = steps.split(slab), steps.split(slab.reshape(-1, 3, H))
-    zs, to_a_hs = steps.split(gates[:, H : 2 * H]), steps.split(to_a_h)
+    rows = steps.side_by_side(slab, slab.reshape(-1, 3, H), gates[:, H : 2 * H], to_a_h)
     for t in reversed(steps.walk):
-        d_h_t = d_h[: steps.sizes[t]]  # (B_t, H)
+        slab_t, triple_t, z_t, to_a_h_t = rows[t]  # (B_t, ·)
+        d_h_t = steps.under_way(d_h, t)
         if d_output is not None:
             d_h_t += d_output[t]
-        xp.mul(triples[t], d_h_t[:, None], out=triples[t])
-        xp.mul(to_a_hs[t], d_h_t, out=to_a_hs[t])
-        d_h_t *= zs[t]
-        xp.addmm(d_h_t, slabs[t], W_hh, out=d_h_t)
+        xp.mul(triple_t, d_h_t[:, None], out=triple_t)
+        to_a_h_t *= d_h_t
+        d_h_t *= z_t
+        xp.addmm(d_h_t, slab_t, W_hh, out=d_h_t)
     d_u = xp.copy(slab[:, 2 * H :])  # (N, H)
     slab[:, 2 * H :] = to_a_h
     return slab, d_u, d_h
@@ -239,12 +249,11 @@ def gru_reset_before(
     W_gates, W_candidate = W_hh[: 2 * H].T, W_hh[2 * H :].T  # (H, 2H), (H, H)
     (hs, gates), reset = out, xp.empty(h_0.shape, like=x)
     input_product(x, W_ih, bias, gates)
-    rows = [steps.split(gates[:, : 2 * H]), *(steps.split(gates[:, k * H : (k + 1) * H]) for k in range(3))]
-    rows.append(steps.split(hs))
-    h = h_0
+    each, h = (gates[:, k * H : (k + 1) * H] for k in range(3)), h_0
+    rows = steps.side_by_side(gates[:, : 2 * H], *each, hs)
     for t in steps.walk:
-        rz, r_t, z_t, h_tilde, h_t = (row[t] for row in rows)  # (B_t, ·)
-        h_prev, reset_t = h[: steps.sizes[t]], reset[: steps.sizes[t]]
+        rz, r_t, z_t, h_tilde, h_t = rows[t]  # (B_t, ·)
+        h_prev, reset_t = steps.under_way(h, t), steps.under_way(reset, t)
         xp.addmm(rz, h_prev, W_gates, out=rz)
         xp.sigmoid(rz, out=rz)
         xp.mul(r_t, h_prev, out=reset_t)
@@ -264,12 +273,11 @@ def gru_reset_before_back(
     to_a_h, to_a_z, to_a_r = gru_reset_before_factors(steps.states_before(h_0, hs), gates)
     d_a = xp.concat([to_a_r, to_a_z, to_a_h], axis=1)  # (N, 3H)
     d_output = None if d_hs is None else steps.split(d_hs)
-    rows = [steps.split(x) for x in (d_a[:, : 2 * H], *(d_a[:, k * H : (k + 1) * H] for k in range(3)))]
-    rows += [steps.split(gates[:, :H]), steps.split(gates[:, H : 2 * H])]
-    reset = xp.empty(h_0.shape, like=hs)
+    each, reset = (d_a[:, k * H : (k + 1) * H] for k in range(3)), xp.empty(h_0.shape, like=hs)
+    rows = steps.side_by_side(d_a[:, : 2 * H], *each, gates[:, :H], gates[:, H : 2 * H])
     for t in reversed(steps.walk):
-        d_gates, d_a_r, d_a_z, d_a_h, r_t, z_t = (row[t] for row in rows)  # (B_t, ·)
-        d_h_t, d_reset = d_h[: steps.sizes[t]], reset[: steps.sizes[t]]
+        d_gates, d_a_r, d_a_z, d_a_h, r_t, z_t = rows[t]  # (B_t, ·)
+        d_h_t, d_reset = steps.under_way(d_h, t), steps.under_way(reset, t)
         if d_output is not None:
             d_h_t += d_output[t]
         d_a_h *= d_h_t

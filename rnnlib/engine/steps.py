@@ -61,6 +61,15 @@ class Steps:
         """The rows (N, ·) of each step: T matrices (B_t, ·), views."""
         return backend_of(rows).split(rows, self.sizes)
 
+    def under_way(self, state: Array, t: int) -> Array:
+        """The rows (B_t, ·) of a state (B, ·) that step t goes on from: a view."""
+        n = self.sizes[t]
+        return state if n == state.shape[0] else state[:n]
+
+    def side_by_side(self, *rows: Array) -> list[tuple[Array, ...]]:
+        """For each step, its rows (B_t, ·) of every array (N, ·): views."""
+        return list(zip(*(self.split(r) for r in rows), strict=True))
+
     def join(self, walked: Sequence[Array]) -> Array:
         """All rows (N, ·) from the steps in walking order, (B_t, ·) each."""
         return backend_of(walked[0]).concat(walked[::-1] if self.reverse else walked)
