@@ -523,6 +523,9 @@ class TestMemory:
         )
         with pytest.raises(MemoryError, match=message):
             unroll(cell, many)
+        known = np.broadcast_to(unroll(cell, xs[:5]).hs[:1], (30_000, 6, 48))
+        with pytest.raises(MemoryError, match=r"30000 steps of 6 sequences would keep 0\.3 GB"):
+            unroll_again(cell, many[:30_000], known)
         module = nn.LSTM(4, 48)
         with pytest.raises(MemoryError, match="200000 steps of 6 sequences would keep 1"):
             module(torch.zeros(1, 6, 4).expand(200_000, 6, 4))

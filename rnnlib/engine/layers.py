@@ -402,6 +402,7 @@ def run_layer_again(
     """
     xp, states, weights = backend_of(x), rest[: layer.states], rest[layer.states :]
     N, H = hs.shape
+    check_memory(steps, x.itemsize * N * H * sum(layer.widths[1:]), xp.device(x))
     rows = (hs, *(xp.empty((N, width * H), like=x) for width in layer.widths[1:]))
     if len(rows) == 1:
         return rows
