@@ -697,7 +697,7 @@ class _Inputs:
     def run(self, network: Cell | Network, state: Any, hs: Array | None = None) -> Any:
         """The network on them, from a state; where :meth:`has_engine`, its hidden states may be known."""
         if hs is not None:
-            return unroll_again(cast(Cell, network), self.xs, hs, state)
+            return unroll_again.unchecked(cast(Cell, network), self.xs, hs, state)  # checked when it ran
         return forward(network, self.xs, state, self.lengths, self.dropout_masks)
 
     def has_engine(self, network: Cell | Network) -> bool:
