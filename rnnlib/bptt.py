@@ -22,8 +22,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeAlias, TypeVar, cast
 
-import numpy as np
-
 from rnnlib.backend import (
     Array,
     backend_of,
@@ -47,6 +45,7 @@ from rnnlib.unroll import (
     check_trajectory,
     has_engine,
     hidden_states,
+    rows_of,
     unroll,
     unroll_again,
     whole_lengths,
@@ -284,15 +283,15 @@ def input_gradients(
 
 def _by_engine(caches: Recomputed, d_hs: Array, d_final: State) -> Gradients:
     """The gradients of what the engine ran, by the engine."""
-    T, B, H = d_hs.shape
+    T, B = d_hs.shape[:2]
     slabs = slabs_of(caches.cell)
     if slabs is None:
         raise TypeError(f"bptt: the engine does not have a {type(caches.cell).__name__}")
-    x, steps = np.ascontiguousarray(caches.xs).reshape(T * B, -1), Steps((B,) * T)
+    x, steps = rows_of(caches.xs), Steps((B,) * T)
     d_x, *others = run_layer_back(
         slabs.layer,
         steps,
-        np.ascontiguousarray(d_hs).reshape(T * B, H),
+        rows_of(d_hs),
         d_final,
         x,
         *caches.initial,
@@ -700,14 +699,18 @@ class _Inputs:
             return unroll_again.unchecked(cast(Cell, network), self.xs, hs, state)  # checked when it ran
         return forward(network, self.xs, state, self.lengths, self.dropout_masks)
 
+    def whole_for_cell(self, network: Cell | Network) -> bool:
+        """Whether the network is a cell, and no sequence ends early."""
+        return self.lengths is None and not hasattr(network, "forward")
+
     def has_engine(self, network: Cell | Network) -> bool:
         """Whether it is the engine that runs them."""
-        return self.lengths is None and not hasattr(network, "forward") and has_engine(network, self.xs)
+        return self.whole_for_cell(network) and has_engine(cast(Cell, network), self.xs)
 
     def outputs(self, network: Cell | Network, state: Any) -> tuple[Array, Any]:
         """The network's hidden states, and its state after them, from a state before them."""
-        if self.lengths is None and not hasattr(network, "forward"):
-            return hidden_states(network, self.xs, state)
+        if self.whole_for_cell(network):
+            return hidden_states(cast(Cell, network), self.xs, state)
         trajectory = self.run(network, state)
         return trajectory.hs, trajectory.final
 
@@ -851,7 +854,7 @@ def checkpointed_bptt(
 
     inputs = _Inputs.of("checkpointed_bptt", network, xs, lengths, dropout_masks)
     keep_outputs = keep_outputs and inputs.steps(0, min(k, T)).has_engine(network)
-    states, kept, hs = [initial], [], None  # the state in front of every segment; the hidden states in it
+    states, kept = [initial], []  # the state in front of every segment; the hidden states in it
     for start in range(0, T - k, k):
         hs, state = inputs.steps(start, start + k).outputs(network, states[-1])
         states.append(state)

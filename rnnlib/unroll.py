@@ -169,7 +169,7 @@ def _engine_for(cell: ForwardCell, xs: Array) -> tuple[Slabs, Steps, Any] | None
     return None if slabs is None or loops is differentiable else (slabs, steps, loops)
 
 
-def _rows(xs: Array) -> Array:
+def rows_of(xs: Array) -> Array:
     """A sequence (T, B, ·) as the engine takes it: (T · B, ·)."""
     return np.ascontiguousarray(xs).reshape(xs.shape[0] * xs.shape[1], -1)
 
@@ -206,7 +206,7 @@ def hidden_states(
         trajectory = unroll.unchecked(cell, xs, initial)
         return trajectory.hs, trajectory.final
     slabs, steps, loops = engine
-    rows, ends = run_layer(slabs.layer, steps, _rows(xs), *start, *slabs.weights, loops=loops, keep=False)
+    rows, ends = run_layer(slabs.layer, steps, rows_of(xs), *start, *slabs.weights, loops=loops, keep=False)
     return rows[0].reshape(*xs.shape[:2], -1), tuple(ends)
 
 
@@ -241,7 +241,8 @@ def unroll_again(
     if (engine := _engine_for(cell, xs)) is None:
         return unroll.unchecked(cell, xs, initial)
     slabs, steps, loops = engine
-    rows = run_layer_again(slabs.layer, steps, _rows(xs), *start, *slabs.weights, hs=_rows(hs), loops=loops)
+    known = rows_of(hs)
+    rows = run_layer_again(slabs.layer, steps, rows_of(xs), *start, *slabs.weights, hs=known, loops=loops)
     return _made_by_engine(cell, xs, start, rows)
 
 
@@ -381,7 +382,7 @@ def unroll(
     start = state = initial_state(cell, xs, initial, "unroll")
     if lengths is None and (engine := _engine_for(cell, xs)) is not None:
         slabs, steps, loops = engine
-        rows, _ = run_layer(slabs.layer, steps, _rows(xs), *start, *slabs.weights, loops=loops, keep=True)
+        rows, _ = run_layer(slabs.layer, steps, rows_of(xs), *start, *slabs.weights, loops=loops, keep=True)
         return _made_by_engine(cell, xs, start, rows)
     mask = None if lengths is None else mask_from_lengths(lengths, xs, "unroll")  # (T, B)
     if mask is not None:  # zeros for the padding: not even an infinity there may touch a gradient

@@ -30,7 +30,7 @@ def rnn(
     activation = xp.relu if relu else xp.tanh
     a_xs, h, hs = steps.split(input_product(x, W_ih, bias)), h_0, []
     for t in steps.walk:
-        h_prev = h[: steps.sizes[t]]  # (B_t, H)
+        h_prev = steps.under_way(h, t)  # (B_t, H)
         h_t = activation(a_xs[t] + h_prev @ W_hh.T)  # (B_t, H)
         h = carry(h_t, h)
         hs.append(h_t)
@@ -47,7 +47,7 @@ def rnn_back(
     d_output = steps.split(xp.zeros_like(hs) if d_hs is None else d_hs)  # T of (B_t, H)
     slopes, d_h, walked = steps.split(slope), d_h_n, []
     for t in reversed(steps.walk):
-        d_a_t = (d_h[: steps.sizes[t]] + d_output[t]) * slopes[t]  # (B_t, H)
+        d_a_t = (steps.under_way(d_h, t) + d_output[t]) * slopes[t]  # (B_t, H)
         d_h = carry(d_a_t @ W_hh, d_h)
         walked.append(d_a_t)
     return steps.join(walked[::-1]), d_h
@@ -70,7 +70,7 @@ def lstm(
     xp, H = backend_of(x), C_0.shape[1]
     a_xs, h, C, hs, Cs, gates = steps.split(input_product(x, W_ih, bias)), h_0, C_0, [], [], []
     for t in steps.walk:
-        h_prev, C_prev = h[: steps.sizes[t]], C[: steps.sizes[t]]
+        h_prev, C_prev = steps.under_way(h, t), steps.under_way(C, t)
         a_t = a_xs[t] + h_prev @ W_hh.T  # (B_t, 4H)
         i_t, f_t, o_t = (xp.sigmoid(a_t[:, k * H : (k + 1) * H]) for k in (0, 1, 3))  # (B_t, H) each
         C_tilde = xp.tanh(a_t[:, 2 * H : 3 * H])  # (B_t, H)
@@ -115,11 +115,11 @@ def lstm_back(
     slabs, Cs_from_h, fs = steps.split(slab), steps.split(C_from_h), steps.split(gates[:, H : 2 * H])
     d_h, d_C, walked, walked_h = d_h_n, d_C_n, [], []
     for t in reversed(steps.walk):
-        d_h_t = d_h[: steps.sizes[t]] + d_output[t]  # (B_t, H or P)
+        d_h_t = steps.under_way(d_h, t) + d_output[t]  # (B_t, H or P)
         walked_h.append(d_h_t)
         if W_hr is not None:
             d_h_t = d_h_t @ W_hr  # (B_t, H), before the projection
-        d_C_t = d_C[: steps.sizes[t]] + d_h_t * Cs_from_h[t]  # (B_t, H)
+        d_C_t = steps.under_way(d_C, t) + d_h_t * Cs_from_h[t]  # (B_t, H)
         d_a_t = slabs[t] * xp.concat([d_C_t, d_C_t, d_C_t, d_h_t], axis=1)  # (B_t, 4H)
         d_h, d_C = carry(d_a_t @ W_hh, d_h), carry(d_C_t * fs[t], d_C)
         walked.append(d_a_t)
@@ -147,7 +147,7 @@ def gru(
     xp, H = backend_of(x), h_0.shape[1]
     a_xs, h, hs, gates, us = steps.split(input_product(x, W_ih, bias)), h_0, [], [], []
     for t in steps.walk:
-        h_prev, a_t = h[: steps.sizes[t]], a_xs[t]  # (B_t, H), (B_t, 3H)
+        h_prev, a_t = steps.under_way(h, t), a_xs[t]  # (B_t, H), (B_t, 3H)
         product = h_prev @ W_hh.T  # (B_t, 3H)
         r_t = xp.sigmoid(a_t[:, :H] + product[:, :H])  # (B_t, H)
         z_t = xp.sigmoid(a_t[:, H : 2 * H] + product[:, H : 2 * H])  # (B_t, H)
@@ -188,7 +188,7 @@ def gru_back(
     slabs, zs = steps.split(slab), steps.split(gates[:, H : 2 * H])
     d_h, walked, walked_h = d_h_n, [], []
     for t in reversed(steps.walk):
-        d_h_t = d_h[: steps.sizes[t]] + d_output[t]  # (B_t, H)
+        d_h_t = steps.under_way(d_h, t) + d_output[t]  # (B_t, H)
         d_a_t = slabs[t] * xp.concat([d_h_t, d_h_t, d_h_t], axis=1)  # (B_t, 3H)
         d_h = carry(d_a_t @ W_hh + d_h_t * zs[t], d_h)
         walked.append(d_a_t)
@@ -205,7 +205,7 @@ def gru_reset_before(
     W_gates, W_candidate = W_hh[: 2 * H], W_hh[2 * H :]  # (2H, H), (H, H)
     a_xs, h, hs, gates = steps.split(input_product(x, W_ih, bias)), h_0, [], []
     for t in steps.walk:
-        h_prev, a_t = h[: steps.sizes[t]], a_xs[t]  # (B_t, H), (B_t, 3H)
+        h_prev, a_t = steps.under_way(h, t), a_xs[t]  # (B_t, H), (B_t, 3H)
         rz = xp.sigmoid(a_t[:, : 2 * H] + h_prev @ W_gates.T)  # (B_t, 2H)
         r_t, z_t = rz[:, :H], rz[:, H:]  # (B_t, H) each
         h_tilde = xp.tanh(a_t[:, 2 * H :] + (r_t * h_prev) @ W_candidate.T)  # (B_t, H)
@@ -235,7 +235,7 @@ def gru_reset_before_back(
     rs, zs = steps.split(gates[:, :H]), steps.split(gates[:, H : 2 * H])
     d_h, walked = d_h_n, []
     for t in reversed(steps.walk):
-        d_h_t = d_h[: steps.sizes[t]] + d_output[t]  # (B_t, H)
+        d_h_t = steps.under_way(d_h, t) + d_output[t]  # (B_t, H)
         d_a_h = d_h_t * to_a_hs[t]  # (B_t, H)
         d_reset = d_a_h @ W_candidate  # (B_t, H), the derivative by r_t ⊙ h_{t-1}
         d_gates = xp.concat([d_reset * to_a_rs[t], d_h_t * to_a_zs[t]], axis=1)  # (B_t, 2H)

@@ -81,7 +81,7 @@ class Steps:
             return xp.concat([states[B:], initial] if self.reverse else [initial, states[:-B]])
         after, state, before = self.split(states), initial, []
         for t in self.walk:
-            before.append(state[: self.sizes[t]])
+            before.append(self.under_way(state, t))
             state = carry(after[t], state)
         return self.join(before)
 
